@@ -1,0 +1,1 @@
+"""The cards that `zoo list --data NAME` prints, one text file per data set."""

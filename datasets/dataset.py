@@ -1,0 +1,57 @@
+"""What every data set is, whatever file or package it came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from storyzoo.datasets.standardise import Standardised
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Data as loaded, before any story has asked for them.
+
+    Either ``table`` or ``arrays`` holds the data. Columns of a table are float64, NaN where a
+    value is missing; its index holds the names of the rows where they have names.
+    """
+
+    name: str
+    """As it was asked for: ``iris:standardize=true``, or the file's name."""
+    table: pd.DataFrame | None = None
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    labels: pd.Series | None = None
+    """Known classes of the rows: for figures and scores, never given to a model."""
+    target: str | None = None
+    """The column that is an outcome, where the set has one."""
+    test_rows: np.ndarray | None = None
+    """The set's own split: positions of the rows to score, not to fit."""
+    validation_rows: np.ndarray | None = None
+    """Rows by which to choose hyperparameters, where the set's own split names some."""
+    standardised: Standardised | None = None
+    sha256: str = ""
+    """Fingerprint of the values and column names as they stand here, after the options."""
+    notes: tuple[str, ...] = ()
+    """What the user should know: columns that were left out."""
+
+
+def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, shapes and values; the same for a CSV and a Parquet file of one table.
+
+    >>> fingerprint({"y": np.zeros(3)})[:8]
+    '2ab20b4f'
+    """
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name}\0{array.dtype.str}{array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def table_fingerprint(table: pd.DataFrame) -> str:
+    """Fingerprint of a table, column by column."""
+    return fingerprint({str(name): table[name].to_numpy() for name in table.columns})

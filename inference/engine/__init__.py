@@ -1,0 +1,1 @@
+"""What the methods share: the density of a story, its structure, its symmetries, its checkpoints."""

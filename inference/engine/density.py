@@ -1,0 +1,327 @@
+"""Story and data as one function of a flat unconstrained vector: the log density of everything.
+
+``log p(q) = log prior(theta(q)) + sum_n log p(x_n | theta(q)) [+ log |d theta / d q|]``
+
+Discrete sites are summed out. One object serves MAP, Laplace, NUTS and the diagnostics of VI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions.transforms import Transform
+
+from storyzoo.errors import StoryError
+from storyzoo.inference.engine.factors import Parts, parts_of, slice_examples, slice_local
+from storyzoo.inference.engine.missing import ObservedMessenger
+from storyzoo.inference.engine.structure import StartMessenger, Structure, defaults
+from storyzoo.inference.engine.tracing import UntraceableError, trace_function
+from storyzoo.inference.engine.transforms import to_support
+from storyzoo.story import Latents, Story
+
+TRIES = 100
+"""Starts that are tried before a story is said to have no finite density."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one site lies in the flat vector."""
+
+    name: str
+    transform: Transform
+    event_dim: int
+    """Dims of one event of the support."""
+    shape: torch.Size
+    """Constrained shape."""
+    unconstrained: torch.Size
+    offset: int
+
+    @property
+    def end(self) -> int:
+        """One past the last place."""
+        return self.offset + self.unconstrained.numel()
+
+
+class LogDensity:
+    """Log density over the continuous latents of a story, as a function of a flat vector (D,).
+
+    ``jacobian`` counts the volume change of the transforms (posterior density of the vector,
+    for NUTS and Laplace; without it the density of the constrained parameters, for MAP).
+    ``prior`` counts the priors of the global sites. A Dirichlet with a concentration below one
+    has no mode on the simplex: without the Jacobian it is taken in the softmax basis, which
+    multiplies its density by ``prod_k theta_k`` (MacKay 1998, "Choice of basis for Laplace
+    approximation").
+    """
+
+    def __init__(
+        self,
+        story: Story,
+        data: Mapping[str, Any],
+        structure: Structure,
+        device: str,
+        *,
+        jacobian: bool = True,
+        prior: bool = True,
+    ) -> None:
+        self.story, self.data, self.structure = story, dict(data), structure
+        self.device, self.dtype = device, getattr(torch, story.dtype)
+        self.jacobian, self.prior = jacobian, prior
+        self.slots = _slots(structure)
+        self.dim = self.slots[-1].end if self.slots else 0
+        self.evaluations = 0
+        self.engine = "not compiled yet"
+        self._compiled: dict[str, Callable[..., Any]] = {}
+
+    # -- coordinates ---------------------------------------------------------------------
+
+    def unflatten(self, q: Tensor) -> dict[str, Tensor]:
+        """Constrained values by site; ``(…, D)`` gives ``(…, *shape)``."""
+        return {s.name: s.transform(self._piece(q, s)) for s in self.slots}
+
+    def flatten(self, latents: Latents) -> Tensor:
+        """The flat vector of constrained values; leading dims are kept."""
+        pieces = []
+        for slot in self.slots:
+            value = torch.as_tensor(latents[slot.name], dtype=self.dtype, device=self.device)
+            leading = value.shape[: value.dim() - len(slot.shape)]
+            pieces.append(slot.transform.inv(value).reshape(*leading, -1))
+        return torch.cat(pieces, -1) if pieces else torch.zeros(0, dtype=self.dtype)
+
+    def _piece(self, q: Tensor, slot: Slot) -> Tensor:
+        return q[..., slot.offset : slot.end].reshape(*q.shape[:-1], *slot.unconstrained)
+
+    def _volume(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Log volume change of the global sites (a scalar) and of the local ones, by example."""
+        total = torch.zeros((), dtype=self.dtype, device=self.device)
+        local = torch.zeros(1, dtype=self.dtype, device=self.device)
+        for slot in self.slots:
+            site = self.structure.sites[slot.name]
+            piece = self._piece(q, slot)
+            value = slot.transform(piece)
+            if self.jacobian:
+                change = slot.transform.log_abs_det_jacobian(piece, value)
+            elif site.softmax_basis:
+                change = value.log()
+            else:
+                continue
+            if site.local and site.examples_axis is not None:
+                moved = change.movedim(site.examples_axis, 0)
+                local = local + moved.reshape(moved.shape[0], -1).sum(-1)
+            else:
+                total = total + change.sum()
+        return total, local
+
+    # -- values --------------------------------------------------------------------------
+
+    def parts(self, q: Tensor) -> Parts:
+        """The log joint by prior and example, Jacobian terms beside the priors they belong to."""
+        return self._parts(q, self.data)
+
+    def _parts(self, q: Tensor, data: Mapping[str, Any], index: Tensor | None = None) -> Parts:
+        latents = self.unflatten(q)
+        change, local_change = self._volume(q)
+        if index is not None:
+            latents = slice_local(latents, self.structure, index)
+            local_change = local_change[index] if len(local_change) > 1 else local_change
+        parts = parts_of(self.story, data, latents, self.structure)
+        return Parts(
+            log_prior=(parts.log_prior if self.prior else 0.0 * parts.log_prior) + change,
+            local_prior=parts.local_prior + local_change,
+            log_likelihood=parts.log_likelihood,
+            shared=parts.shared,
+        )
+
+    def _value(self, q: Tensor) -> Tensor:
+        return self.parts(q).total()
+
+    def _gradient_and_value(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.func.grad_and_value(self._value)(q)  # type: ignore[no-any-return]
+
+    def __call__(self, q: Tensor) -> Tensor:
+        """Log density at ``q`` (D,), a scalar in nats; differentiable."""
+        return self._at("value", q)  # type: ignore[no-any-return]
+
+    def value_and_gradient(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Log density and its gradient (D,) at ``q`` (D,)."""
+        self.evaluations += 1
+        gradient, value = self._at("gradient_and_value", q)
+        return value, gradient
+
+    def batch(self, q: Tensor) -> Tensor:
+        """Log densities (B,) at the rows of ``q`` (B, D)."""
+        return self._mapped("value", q)  # type: ignore[no-any-return]
+
+    def batch_value_and_gradient(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Log densities (B,) and gradients (B, D) at the rows of ``q`` (B, D)."""
+        self.evaluations += len(q)
+        gradient, value = self._mapped("gradient_and_value", q)
+        return value, gradient
+
+    def per_example(self, q: Tensor) -> Tensor:
+        """(N,): log likelihood plus the priors of what belongs to each example."""
+        parts = self._at("parts", q)
+        return parts[1] + parts[2]  # type: ignore[no-any-return]
+
+    def log_likelihood(self, q: Tensor) -> Tensor:
+        """(N,), or (B, N) for (B, D): observed sites given the continuous latents, nats.
+
+        Raises StoryError where a discrete site is shared among the examples.
+        """
+        if self.story.examples is not None and self._is_shared():
+            raise StoryError(
+                f"{self.story.name}: a discrete site outside the plate '{self.story.examples}' "
+                "ties the examples together, so they have no likelihoods of their own"
+            )
+        if q.dim() == 2:
+            return self._mapped("parts", q)[2]  # type: ignore[no-any-return]
+        return self._at("parts", q)[2]  # type: ignore[no-any-return]
+
+    def log_prior(self, q: Tensor) -> Tensor:
+        """Log prior of the global sites (with their Jacobian, if that counts): scalar or (B,)."""
+        if q.dim() == 2:
+            return self._mapped("parts", q)[0]  # type: ignore[no-any-return]
+        return self._at("parts", q)[0]  # type: ignore[no-any-return]
+
+    def _is_shared(self) -> bool:
+        examples = self.story.examples
+        return any(examples not in site.plates for site in self.structure.discrete.values())
+
+    def on_rows(self, index: Tensor) -> Callable[[Tensor], Tensor]:
+        """The density estimated from some of the examples: prior + N / |rows| times their part.
+
+        The factor meets the per-example vector after the discrete sites are summed out.
+        """
+        rows = slice_examples(self.story, self.data, index)
+        factor = self.structure.n_examples / len(index)
+
+        def estimate(q: Tensor) -> Tensor:
+            with self._running():
+                parts = self._parts(q, rows, index)
+            by_example = parts.local_prior + parts.log_likelihood
+            return parts.log_prior + parts.shared + factor * by_example.sum()
+
+        return estimate
+
+    # -- compiled forms ------------------------------------------------------------------
+
+    def _running(self) -> Any:
+        return defaults(self.dtype, self.device)
+
+    def _at(self, name: str, q: Tensor) -> Any:
+        function = self._function(name)
+        if isinstance(function, torch.fx.GraphModule):
+            return function(q)
+        with self._running():
+            return function(q)
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        """One of the functions of ``q``, traced at its first use where it can be."""
+        if name not in self._compiled:
+            with self._running():
+                self._compile(name)
+        return self._compiled[name]
+
+    def _compile(self, name: str) -> None:
+        functions: dict[str, Callable[[Tensor], Any]] = {
+            "value": lambda q: self._value(q),
+            "gradient_and_value": lambda q: self._gradient_and_value(q),
+            "parts": lambda q: tuple(self.parts(q)),
+        }
+        function = functions[name]
+        generator = torch.Generator().manual_seed(0)
+        points = [
+            torch.randn(self.dim, generator=generator, dtype=self.dtype).to(self.device) * size
+            for size in (0.1, 0.5, 1.0)
+        ]
+        try:
+            self._compiled[name] = trace_function(function, points)
+            self.engine = "traced graph"
+        except UntraceableError as reason:
+            self._compiled[name] = function
+            self.engine = f"eager Pyro ({reason})"
+
+    def _mapped(self, name: str, q: Tensor) -> Any:
+        """A function at many points: a graph over a block of points at once, or one by one."""
+        function = self._function(name)
+        if not isinstance(function, torch.fx.GraphModule):
+            with self._running():
+                return _stacked([function(row) for row in q])
+        size = self._block()
+        padding = -len(q) % size
+        blocks = torch.cat([q, q[-1:].expand(padding, -1)]).split(size)
+        if f"{name}:block" not in self._compiled:
+            self._compiled[f"{name}:block"] = trace_function(torch.vmap(function), blocks[:1])
+        answers = [self._compiled[f"{name}:block"](block) for block in blocks]
+        if isinstance(answers[0], tuple):
+            return tuple(torch.cat(column)[: len(q)] for column in zip(*answers, strict=True))
+        return torch.cat(answers)[: len(q)]
+
+    def _block(self) -> int:
+        """Points evaluated at once: what keeps a block of a wide story within some megabytes."""
+        return max(1, min(64, 8_000_000 // max(1, 16 * self.structure.n_examples)))
+
+    # -- starts --------------------------------------------------------------------------
+
+    def start(self, rng: np.random.Generator, kind: str = "prior") -> Tensor:
+        """A point (D,) of finite density: a prior draw, or ``uniform`` on (−2, 2).
+
+        Improper priors are drawn from uniformly in either case. Raises StoryError when no
+        finite start is found, naming the first site whose density is not finite.
+        """
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        q = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
+        for _ in range(TRIES):
+            with self._running():
+                q = self.flatten(self.draw(generator, uniform=kind == "uniform"))
+            value, gradient = self.value_and_gradient(q)
+            if bool(torch.isfinite(value)) and bool(torch.isfinite(gradient).all()):
+                return q
+        raise StoryError(
+            f"{self.story.name}: no finite start after {TRIES} tries; {self._blame(q)}"
+        )
+
+    def draw(self, generator: torch.Generator, uniform: bool = False) -> dict[str, Tensor]:
+        """Latents from the prior (or uniform on the unconstrained scale); call under defaults."""
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator, device="cpu")))
+        with (
+            poutine.trace() as tracer,
+            StartMessenger(generator, everywhere=uniform),
+            ObservedMessenger(self.data, self.structure.missing),
+        ):
+            self.story.model(**self.data)
+        nodes = tracer.trace.nodes
+        return {name: nodes[name]["value"].detach() for name in self.structure.latents}
+
+    def _blame(self, q: Tensor) -> str:
+        with self._running():
+            parts = self.parts(q)
+        if not bool(torch.isfinite(parts.log_prior + parts.local_prior.sum())):
+            return "the log prior is not finite: check the scales of the priors"
+        bad = (~torch.isfinite(parts.log_likelihood)).nonzero()
+        row = f" (first at row {int(bad[0][0])})" if len(bad) else ""
+        sites = ", ".join(self.structure.observed)
+        return f"the log likelihood of '{sites}' is not finite{row}"
+
+
+def _slots(structure: Structure) -> list[Slot]:
+    slots, offset = [], 0
+    for site in structure.latents.values():
+        event_dim = site.support.event_dim
+        shape = torch.Size(site.shape)
+        transform = to_support(site.support, shape[len(shape) - event_dim :])
+        unconstrained = torch.Size(transform.inverse_shape(shape))
+        slots.append(Slot(site.name, transform, event_dim, shape, unconstrained, offset))
+        offset = slots[-1].end
+    return slots
+
+
+def _stacked(rows: list[Any]) -> Any:
+    if isinstance(rows[0], tuple):
+        return tuple(torch.stack(column) for column in zip(*rows, strict=True))
+    return torch.stack(rows)

@@ -1,0 +1,85 @@
+"""What every method is: frozen settings, a refusal with its reason, and a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+
+from storyzoo.errors import SettingError
+
+if TYPE_CHECKING:
+    from xarray import DataTree
+
+    from storyzoo.inference.engine.checkpoint import Checkpoint
+    from storyzoo.inference.engine.progress import Progress
+    from storyzoo.inference.engine.structure import Structure
+    from storyzoo.inference.engine.target import Target
+    from storyzoo.story import Story
+
+Kind = Literal["draws", "approximation", "point"]
+"""What an answer is: draws of the posterior, draws of an approximation to it, or one point."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """What a run tells its diagnostics. Plain numbers and texts, so that it can be stored."""
+
+    gradient_evaluations: int = 0
+    """Evaluations of the density with its gradient; passes over the data for EM."""
+    compile_seconds: float = 0.0
+    stopped: str = "done"
+    """``done``, ``settled``, ``max_steps``, ``minutes`` or ``interrupted``."""
+    start: str = ""
+    """How it was started, in words."""
+    engine: str = ""
+    """What evaluated the density."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the run was interrupted."""
+        return self.stopped == "interrupted"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by field."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The info that :meth:`as_dict` gave, after a round through JSON."""
+        known = {f.name for f in fields(cls)}
+        plain = {name: value for name, value in values.items() if name in known}
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()})
+
+
+class Outcome(NamedTuple):
+    """What a run returns: the draws, and what its diagnostics need. No verdict."""
+
+    tree: DataTree
+    info: Info
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of all methods: a frozen dataclass of settings."""
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind]
+    info_type: ClassVar[type[Info]] = Info
+
+    def refuses(self, story: Story, structure: Structure) -> str | None:
+        """Why this method can't fit that story, in one line; None where it can."""
+        return None
+
+    def run(
+        self, target: Target, *, seed: int, progress: Progress, checkpoint: Checkpoint | None = None
+    ) -> Outcome:
+        """Fit the story. With a checkpoint that holds a state, go on from it."""
+        raise TypeError(f"{type(self).__name__} has no run")
+
+
+def require(good: bool, method: str, setting: str, value: object, wanted: str) -> None:
+    """Raise SettingError in one line where a setting is out of its range."""
+    if not good:
+        raise SettingError(f"{method}: {setting}={value} is impossible; it must be {wanted}")

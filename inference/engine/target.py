@@ -1,0 +1,111 @@
+"""What a method fits: a story, its data as tensors, and the device that it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from storyzoo.errors import DataError, SettingError
+from storyzoo.inference.engine.density import LogDensity
+from storyzoo.inference.engine.factors import slice_examples
+from storyzoo.inference.engine.structure import Structure, defaults, structure_of
+from storyzoo.story import Story
+
+
+@dataclass(frozen=True)
+class Target:
+    """A story with the data that it is fitted to."""
+
+    story: Story
+    data: dict[str, Any]
+    """By argument of the model: tensors in the story's dtype; scalars as they came."""
+    structure: Structure
+    device: str
+
+    @property
+    def n_examples(self) -> int:
+        """How many independent examples the data hold."""
+        return self.structure.n_examples
+
+    def context(self) -> AbstractContextManager[None]:
+        """The story's dtype and the device as defaults, the global random state untouched."""
+        return defaults(getattr(torch, self.story.dtype), self.device)
+
+    def density(self, *, jacobian: bool = True, prior: bool = True) -> LogDensity:
+        """The flat unconstrained log density."""
+        return LogDensity(
+            self.story, self.data, self.structure, self.device, jacobian=jacobian, prior=prior
+        )
+
+    def rows(self, index: Sequence[int] | np.ndarray) -> Target:
+        """The same story with some of the examples.
+
+        Raises SettingError where the story names no dim of independent examples.
+        """
+        if self.story.examples is None:
+            raise SettingError(f"{self.story.name} has no independent examples to slice")
+        rows = torch.as_tensor(np.asarray(index), dtype=torch.long)
+        data = slice_examples(self.story, self.data, rows)
+        with self.context():
+            labels = {k: v for k, v in self.structure.coords.items() if k != self.story.examples}
+            if self.story.examples in self.structure.coords:
+                labels[self.story.examples] = self.structure.coords[self.story.examples][rows]
+            return replace(self, data=data, structure=structure_of(self.story, data, labels))
+
+
+def make_target(
+    story: Story,
+    arrays: Mapping[str, Any],
+    *,
+    device: str = "cpu",
+    coords: Mapping[str, Sequence[Any]] | None = None,
+) -> Target:
+    """Cast the data to the story's dtype and device, check them, and read off the structure.
+
+    ``arrays`` holds numpy arrays or numbers by argument of the model, NaN where missing.
+    Raises DataError where a story can't be told of these data, SettingError for a bad device.
+    """
+    _check_device(device)
+    dtype = getattr(torch, story.dtype)
+    data = {name: _as_tensor(value, dtype, device) for name, value in arrays.items()}
+    story.check(data)
+    with defaults(dtype, device, validate=True):
+        structure = structure_of(story, data, coords)
+    _refuse_missing_covariates(structure, data)
+    return Target(story, data, structure, device)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingError(
+            f"device '{device}' can't be used ({reason}); try --device cpu"
+        ) from error
+
+
+def _as_tensor(value: Any, dtype: torch.dtype, device: str) -> Any:
+    if np.isscalar(value):
+        return value
+    tensor = torch.as_tensor(np.asarray(value))
+    if tensor.is_floating_point():
+        tensor = tensor.to(dtype)
+    return tensor.to(device)
+
+
+def _refuse_missing_covariates(structure: Structure, data: Mapping[str, Any]) -> None:
+    for name in structure.covariates:
+        value = data.get(name)
+        if isinstance(value, Tensor) and value.is_floating_point() and bool(value.isnan().any()):
+            place = ", ".join(str(int(i)) for i in value.isnan().nonzero()[0])
+            raise DataError(
+                f"argument '{name}': missing value at row {place}; the story reads '{name}' as "
+                "given, so drop the row or fill it in"
+            )

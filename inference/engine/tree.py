@@ -1,0 +1,50 @@
+"""Draws as an ArviZ DataTree whose dims are the story's plates and event dims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import arviz_base
+import numpy as np
+from xarray import DataTree, Dataset
+
+from storyzoo.inference.engine.structure import Structure
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def posterior_tree(structure: Structure, draws: Arrays, sample_stats: Arrays) -> DataTree:
+    """Tree of draws ``(chain, draw, *shape)`` by site and statistics ``(chain, draw)``."""
+    groups: dict[str, Any] = {"posterior": by_dims(structure, draws, leading=2)}
+    if sample_stats:
+        groups["sample_stats"] = dict(sample_stats)
+    return build_tree(structure, groups)
+
+
+def by_dims(structure: Structure, values: Arrays, leading: int) -> dict[str, np.ndarray]:
+    """Values in the sizes of their named dims: axes of size one that Pyro left are dropped."""
+    return {
+        name: np.asarray(value).reshape(*np.shape(value)[:leading], *structure.sites[name].sizes)
+        for name, value in values.items()
+    }
+
+
+def build_tree(structure: Structure, groups: Mapping[str, Arrays]) -> DataTree:
+    """A tree of named groups, dims and coords read off the structure."""
+    dims = {name: list(site.dims) for name, site in structure.sites.items()}
+    return arviz_base.from_dict(
+        {name: dict(group) for name, group in groups.items()},
+        coords={name: values for name, values in structure.coords.items()},
+        dims=dims,
+    )
+
+
+def draws_of(structure: Structure, posterior: Dataset | DataTree) -> dict[str, np.ndarray]:
+    """The posterior's draws in the model's shapes: ``(chain, draw, *shape)`` by latent site."""
+    return {
+        name: np.asarray(posterior[name].values).reshape(
+            *posterior[name].shape[:2], *structure.sites[name].shape
+        )
+        for name in structure.latents
+    }

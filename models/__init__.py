@@ -1,0 +1,84 @@
+"""The zoo: stories by name. A story is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from storyzoo.errors import SettingError, nearest
+from storyzoo.source import load_class
+
+if TYPE_CHECKING:
+    from storyzoo.story import Story
+
+
+class StoryEntry(NamedTuple):
+    """One row of ``zoo list``; a test holds it against the class."""
+
+    location: str
+    """``package.module:Class``."""
+    summary: str
+    data: str
+    """A data set to try it on; empty where none is at hand."""
+    methods: tuple[str, ...]
+    """The methods that don't refuse it with its default fields on that data set."""
+
+
+STORIES: dict[str, StoryEntry] = {
+    "gmm": StoryEntry(
+        "storyzoo.models.gmm:GaussianMixture",
+        "each point picks a component, then falls around its centre",
+        "iris",
+        ("em", "map", "laplace", "svi", "nuts"),
+    ),
+    "kmeans": StoryEntry(
+        "storyzoo.models.kmeans:KMeans",
+        "equal weights and one tiny spherical variance: hard EM is Lloyd's algorithm",
+        "iris",
+        ("em", "map", "laplace", "svi", "nuts"),
+    ),
+    "eight-schools": StoryEntry(
+        "storyzoo.models.eight_schools:EightSchools",
+        "effects of a course in eight schools, drawn towards their common mean",
+        "eight-schools",
+        ("map", "laplace", "svi", "nuts"),
+    ),
+}
+
+ENTRY_POINTS = "storyzoo.stories"
+"""Group of Python entry points by which another package adds its stories."""
+
+
+def story_entries() -> dict[str, StoryEntry]:
+    """Every story by name: ours, then those of other packages; ours win where names clash."""
+    from importlib.metadata import entry_points  # reads the disk: only when asked
+
+    others = {
+        point.name: StoryEntry(point.value, f"from the package {point.module.split('.')[0]}", "", ())
+        for point in entry_points(group=ENTRY_POINTS)
+    }
+    return STORIES | {name: entry for name, entry in others.items() if name not in STORIES}
+
+
+def story_names() -> list[str]:
+    """Names that :func:`load_story` knows."""
+    return list(story_entries())
+
+
+def find_story(name: str) -> StoryEntry:
+    """The entry of that name; SettingError with the nearest name where there is none."""
+    if name in STORIES:
+        return STORIES[name]
+    entries = story_entries()
+    if name not in entries:
+        raise SettingError(f"no story {name!r}: {nearest(name, entries)}")
+    return entries[name]
+
+
+def load_story(name: str) -> type[Story]:
+    """The class of a story, by name.
+
+    >>> load_story("gmm")(n_components=2)
+    GaussianMixture(n_components=2, ...)
+    """
+    story: type[Story] = load_class(find_story(name).location)
+    return story

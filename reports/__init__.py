@@ -1,0 +1,1 @@
+"""Checks, verdicts, figures and pages."""

@@ -1,0 +1,99 @@
+"""What an ascent did: the objective by step, and where each restart ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from storyzoo.reports.figures import Figure, Key
+from storyzoo.reports.figures.svg import Canvas, colour
+
+if TYPE_CHECKING:
+    from storyzoo.reports.page import Fitted
+
+SAME_MODE = 1e-3
+"""Nats below the best sane restart within which another is drawn as having reached it too."""
+
+
+def optimum_figures(fit: Fitted) -> list[Figure]:
+    """Path and restarts of EM, MAP and Laplace, as far as their info keeps them."""
+    figures = []
+    path = tuple(getattr(fit.info, "path", ()))
+    if len(path) > 1:
+        figures.append(ascent(path))
+    objectives = tuple(getattr(fit.info, "objectives", ()))
+    if objectives:
+        degenerate = tuple(getattr(fit.info, "degenerate", ())) or ("",) * len(objectives)
+        figures.append(restarts(objectives, degenerate))
+    return figures
+
+
+def ascent(path: Sequence[float]) -> Figure:
+    """The objective by step of the best restart."""
+    steps = np.arange(len(path))
+    values = np.asarray(path, float)
+    kept = np.unique(np.linspace(0, len(path) - 1, min(len(path), 360)).round().astype(int))
+    canvas = Canvas(height=225)
+    canvas.axes.plot(steps[kept], values[kept], color=colour("c0"), lw=1.4)
+    canvas.axes.plot(steps[-1], values[-1], "o", ms=4.5, color=colour("c0"))
+    _zoom(canvas, values)
+    canvas.axes.set_xlabel("step")
+    canvas.axes.set_ylabel("objective, nats")
+    caption = f"The objective of the best restart over {len(path) - 1} steps; it ends at {_nats(values[-1])} nats."
+    return Figure("ascent", "The ascent", caption, (canvas.panel(caption),))
+
+
+def _zoom(canvas: Canvas, values: np.ndarray) -> None:
+    """Let the first steps run off the floor of the panel where they would flatten all the rest."""
+    finite = values[np.isfinite(values)]
+    if len(finite) < 5:
+        return
+    top, knee = finite[-1], np.quantile(finite, 0.1)
+    if finite.min() < top - 4 * (top - knee) and top > knee:
+        canvas.axes.set_ylim(top - 1.6 * (top - knee), top + 0.15 * (top - knee))
+
+
+def restarts(objectives: Sequence[float], degenerate: Sequence[str]) -> Figure:
+    """Where each restart ended, best first; degenerate ones apart, each with its reason."""
+    values = np.asarray(objectives, float)
+    bad = np.array([bool(reason) for reason in degenerate])
+    sane = np.flatnonzero(~bad & np.isfinite(values))
+    best = values[sane].max() if len(sane) else np.nan
+    same = ~bad & (values >= best - SAME_MODE)
+    order = np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")
+    place = np.empty(len(values))
+    place[order] = np.arange(1, len(values) + 1)
+    canvas = Canvas(height=225)
+    keys = []
+    for mask, shape, mark, role, label in (
+        (same, "o", "●", "good", "best mode"),
+        (~same & ~bad, "s", "■", "c0", "another end"),
+        (bad, "x", "✖", "bad", "degenerate"),
+    ):
+        if mask.any():
+            canvas.axes.plot(place[mask], values[mask], shape, ms=5.5, color=colour(role))
+            keys.append(Key(mark, role, f"{label} ({int(mask.sum())})"))
+    canvas.axes.set_xlabel("restart, best first")
+    canvas.axes.set_ylabel("objective at the end, nats")
+    canvas.axes.set_xlim(0.3, len(values) + 0.7)
+    caption = _restart_caption(int(same.sum()), len(values), int(bad.sum()), best)
+    items = tuple(
+        f"Restart {place + 1} ({_nats(values[place])} nats): {degenerate[place]}"
+        for place in np.flatnonzero(bad)[:12]
+    )
+    return Figure("restarts", "Restarts", caption, (canvas.panel(caption),), tuple(keys), items)
+
+
+def _restart_caption(same: int, total: int, bad: int, best: float) -> str:
+    if not same:
+        return f"None of {total} restarts reached a sane mode."
+    caption = f"{same} of {total} restarts reached the best mode, {_nats(best)} nats."
+    if bad:
+        caption += f" {bad} ended in a degenerate one, which never counts as best:"
+    return caption
+
+
+def _nats(value: float) -> str:
+    return f"{value:,.3f}".replace(",", "\u202f").replace("-", "−")

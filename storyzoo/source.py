@@ -1,0 +1,63 @@
+"""What a class says about itself, read from its source text: no import, so no second for torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from storyzoo.errors import StoryzooError
+
+
+class Field(NamedTuple):
+    """One field of a dataclass as it is written: ``n_components: int = 3``."""
+
+    name: str
+    type: str
+    default: str
+
+
+class Card(NamedTuple):
+    """The docstring of a class and its fields."""
+
+    text: str
+    fields: tuple[Field, ...]
+
+
+def read_card(location: str) -> Card:
+    """Docstring and fields of the class at ``package.module:Class``."""
+    module, _, name = location.partition(":")
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise StoryzooError(f"{location}: there is no module {module!r}: reinstall its package")
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return Card(inspect.cleandoc(ast.get_docstring(node) or ""), _fields(node))
+    raise StoryzooError(f"{location}: {spec.origin} has no class {name!r}")
+
+
+def load_class(location: str) -> Any:
+    """The class at ``package.module:Class``, imported."""
+    module, _, name = location.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise StoryzooError(f"{location} can't be imported ({error}): fix its package") from error
+    if not hasattr(found, name):
+        raise StoryzooError(f"{location}: module {module!r} has no class {name!r}")
+    return getattr(found, name)
+
+
+def _fields(node: ast.ClassDef) -> tuple[Field, ...]:
+    found = []
+    for line in node.body:
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+            kind = ast.unparse(line.annotation)
+            if not kind.startswith(("ClassVar", "typing.ClassVar")):
+                default = ast.unparse(line.value) if line.value else ""
+                found.append(Field(line.target.id, kind, default))
+    return tuple(found)

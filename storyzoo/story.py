@@ -1,0 +1,173 @@
+"""A story: how the data came about, written once as a Pyro model and fitted by every method."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torch.distributions import Distribution
+
+Latents = Mapping[str, Tensor]
+"""Constrained values of the latent sites, by name, in the shapes that the model draws them."""
+
+Data = Mapping[str, Tensor]
+"""What the model takes, by argument: tensors in the story's dtype, NaN where a value is missing."""
+
+
+class Expectation(NamedTuple):
+    """What one E-step over a chunk of the examples yields; both parts add up over chunks."""
+
+    log_likelihood: Tensor
+    """Scalar, nats: ``sum_n log p(x_n | latents)``; under hard EM the joint at the best label."""
+    statistics: dict[str, Tensor]
+    """Expected sufficient statistics, additive over the examples."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """A generative story: hyperparameters are the fields, :meth:`model` is a plain Pyro program.
+
+    A subclass is a frozen dataclass. It has no state and no training loop; its model calls no
+    ``pyro.param``: every unknown is a latent site with a prior, which is what lets EM, SVI and
+    MCMC share it. Nothing in a model names a dtype or a device; the runner sets both as defaults.
+
+    Class attributes say what can't be read off the model:
+
+    - ``data_dims``: argument of the model -> names of its dims; ``("point", "feature")``.
+    - ``event_dims``: site -> names of its event dims. Batch dims are the plates around it. A dim
+      that stands twice needs two names: ``("state", "next_state")``.
+    - ``examples``: the dim over which rows are independent, along which data can be sliced.
+    - ``exchangeable``: group -> the dims that one relabelling permutes together.
+    - ``label_values``: discrete site -> the group whose labels are its values.
+    - ``identified``: sites (deterministic ones too) on which R-hat is judged where parameters
+      have symmetries that no relabelling mends.
+    - ``units``: site -> how it follows the units of the data under ``y -> (y - shift) / scale``:
+      ``"location"``, ``"scale"``, ``"variance"`` or ``"covariance"``, along the ``feature`` dim.
+      Sites not named here have no unit.
+
+    The hooks (:meth:`guide` to :meth:`statistics`) are optional; each default returns None, and a
+    method that needs an absent one refuses the story with the reason.
+    """
+
+    name: ClassVar[str] = ""
+    dtype: ClassVar[str] = "float64"
+    data_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    examples: ClassVar[str | None] = None
+    exchangeable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    label_values: ClassVar[Mapping[str, str]] = {}
+    identified: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def event_dims(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of each site's event dims; most stories set a plain class attribute."""
+        return {}
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """How each site follows the units of the data; most stories set a class attribute."""
+        return {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = _kebab(cls.__name__)
+
+    def model(self, *args: Any, **kwargs: Any) -> Any:
+        """The generative story, a Pyro program of the data."""
+        raise TypeError(f"{type(self).__name__} has no model: write `def model(self, y): ...`")
+
+    # -- what a story may add --------------------------------------------------------------
+
+    def check(self, data: Data) -> None:
+        """Raise DataError where the data can't be told by this story (K > N, a negative count)."""
+
+    def scaled_to(self, data: Data) -> Story:
+        """A copy whose prior scales are set once from the data; by default the story itself."""
+        return self
+
+    def guide(self, data: Data) -> Any:
+        """The story's own variational family: a Pyro program over the continuous latent sites."""
+        return None
+
+    def initial(self, data: Data, rng: np.random.Generator) -> dict[str, Tensor] | None:
+        """A sane start for an ascent: constrained values of every continuous latent site."""
+        return None
+
+    def expect(self, latents: Latents, data: Data, hard: bool) -> Expectation | None:
+        """The E-step with its own sufficient statistics, for a chunk of the examples.
+
+        Where absent, the statistics that :meth:`maximise` gets are the responsibilities:
+        ``{site: (number of values, *batch shape)}``.
+        """
+        return None
+
+    def maximise(
+        self, expected: Mapping[str, Tensor], data: Data, prior: bool
+    ) -> dict[str, Tensor] | None:
+        """The closed M-step: latents that maximise the expected complete log joint.
+
+        ``prior`` says whether the priors of the global sites count (``objective="posterior"``).
+        """
+        return None
+
+    def marginal(self, latents: Latents, data: Data) -> Tensor | None:
+        """``log p(x_n | latents)`` with discrete sites summed out, shape ``(N,)``, nats.
+
+        It also takes NaN: then the exact marginal likelihood of what is observed.
+        """
+        return None
+
+    def step(self, latents: Latents, state: Any) -> tuple[Distribution, Any] | None:
+        """Distribution of the next observation of a sequence, and the state after it.
+
+        The first ``state`` is None; later ones are ``(state, observation)``.
+        """
+        return None
+
+    def sweep(self, latents: Latents, data: Data, rng: np.random.Generator) -> Any:
+        """One Gibbs sweep over the latent sites."""
+        return None
+
+    def stochastic_gradient(self, latents: Latents, batch: Data, state: Any) -> Any:
+        """``(gradient, state)`` of the log likelihood where its normaliser is intractable."""
+        return None
+
+    def log_likelihood_estimate(
+        self, latents: Latents, data: Data, rng: np.random.Generator
+    ) -> Any:
+        """``(value, standard error, bounds)`` where the likelihood can only be estimated."""
+        return None
+
+    def impute(
+        self, latents: Latents, data: Data, rng: np.random.Generator
+    ) -> dict[str, Tensor] | None:
+        """A draw of the missing values given the observed ones: the data without NaN."""
+        return None
+
+    def statistics(self, data: Data) -> dict[str, float]:
+        """Test quantities of one data set, for predictive checks."""
+        return {}
+
+    def diagnose(self, latents: Latents, data: Data) -> dict[str, str]:
+        """What is degenerate about a point: ``{where: why and the remedy}``; empty where sane."""
+        return {}
+
+    # -- what follows ----------------------------------------------------------------------
+
+    def has(self, hook: str) -> bool:
+        """Whether this story defines the optional hook of that name itself."""
+        return getattr(type(self), hook) is not getattr(Story, hook)
+
+    def arguments(self) -> tuple[str, ...]:
+        """Names of what the model takes, in order."""
+        parameters = list(inspect.signature(type(self).model).parameters)
+        return tuple(parameters[1:])
+
+
+def _kebab(name: str) -> str:
+    """``EightSchools`` -> ``eight-schools``."""
+    return "".join("-" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(name))
