@@ -1,58 +1,52 @@
-"""The user's own files: CSV, TSV, Parquet, NPZ. Whatever is wrong is named by place and remedy."""
+"""The user's own files: CSV, TSV, Parquet, NPZ. What is wrong is named by place and remedy."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from storyzoo.datasets.dataset import Dataset
 from storyzoo.datasets.selection import Selection
-from storyzoo.errors import DataError
+from storyzoo.errors import DataError, nearest
 
-MAX_TEXT_BYTES = 2**30
-"""Larger text files are refused: they should be Parquet."""
+SUFFIXES = (".csv", ".tsv", ".parquet", ".pq", ".npz")
+
 MAX_NUMBERS = 2**30
-"""At most so many numbers, 8 GiB of them."""
+"""More numbers than this, 8 GiB of them, are refused before they are read."""
 
-MISSING = ("", "NA", "N/A", "NaN", "nan", "NAN", "null", "NULL", "None", "<NA>", "#N/A")
-"""What stands for a missing value in a text file."""
-
-Columns = list[tuple[str, Any]]
-"""Name and Arrow column: columns of a CSV as text, of a Parquet file by their types."""
-
-
-class Numbers(NamedTuple):
-    """One column as numbers, or None where it is wholly of text."""
-
-    values: np.ndarray | None
-    why_not: str = ""
+Convert = Callable[[str, str, Any], np.ndarray | str]
+"""(file, column, content) -> float64 with NaN where missing, or why the column is no numbers."""
 
 
 def read_file(path: Path, selection: Selection | None = None) -> Dataset:
     """A data set from the user's file, by its suffix."""
+    from storyzoo.datasets import npz, parquet, text_table
+
     selection = selection or Selection()
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path.name} is none of {', '.join(SUFFIXES)}: convert it to one of them")
+    if not path.exists():
+        raise DataError(f"no file {str(path)!r}{_neighbour(path)}")
     if path.is_dir():
         raise DataError(f"{path} is a folder: name a file in it")
-    if path.suffix.lower() == ".npz":
-        return _from_arrays(path, selection)
-    columns = read_parquet(path) if path.suffix.lower() in PARQUET else read_text(path)
-    return from_columns(path.name, columns, selection)
+    if path.stat().st_size == 0:
+        raise DataError(f"{path.name} is empty (0 bytes): write it again")
+    if suffix == ".npz":
+        return npz.read_npz(path, selection)
+    if suffix in (".parquet", ".pq"):
+        return from_columns(path.name, parquet.read_columns(path), parquet.to_numbers, selection)
+    return from_columns(path.name, text_table.read_columns(path), text_table.to_numbers, selection)
 
 
-TEXT = {".csv": ",", ".tsv": "\t"}
-PARQUET = (".parquet", ".pq")
-SUFFIXES = (*TEXT, *PARQUET, ".npz")
-
-
-def from_columns(name: str, columns: Columns, selection: Selection) -> Dataset:
-    """Numeric columns as a table; text columns are left out with a note."""
+def from_columns(
+    name: str, columns: Sequence[tuple[str, Any]], convert: Convert, selection: Selection
+) -> Dataset:
+    """Numeric columns as a table; columns of anything else are left out with a note."""
     names = [column for column, _ in columns]
     _check_names(name, names)
     selection.check(name, names)
@@ -62,56 +56,46 @@ def from_columns(name: str, columns: Columns, selection: Selection) -> Dataset:
     notes: list[str] = []
     labels = None
     for column, content in columns:
-        if column == selection.labels:
+        if not column:
+            notes.append(f"{name}: a column without a name (row numbers?) is left out")
+        elif column == selection.labels:
             labels = pd.Series(content.to_pylist(), name=column)
         elif selection.keeps(column):
-            numbers = to_numbers(name, column, content)
-            if numbers.values is None or not column:
-                why = numbers.why_not if column else "has no name, as row numbers have none,"
-                notes.append(f"{name}: column {column!r} {why} and is left out")
+            numbers = convert(name, column, content)
+            if isinstance(numbers, str) and column in selection.columns:
+                raise DataError(f"{name}: column {column!r} {numbers}: leave it out of columns=")
+            if isinstance(numbers, str):
+                notes.append(f"{name}: column {column!r} {numbers} and is left out")
             else:
-                kept[column] = numbers.values
+                _check_finite(name, column, numbers)
+                kept[column] = numbers
     if not kept:
-        raise DataError(f"{name} has no column of numbers: it has {_listed(names)}")
-    table = pd.DataFrame(kept)
-    if selection.columns:
-        table = table[[column for column in selection.columns if column in kept]]
+        raise DataError(f"{name} has no column of numbers (columns: {', '.join(names)}): add one")
+    table = pd.DataFrame(kept)[list(selection.columns or kept)]
     return Dataset(name, table, labels=labels, notes=tuple(notes))
 
 
-def to_numbers(name: str, column: str, content: Any) -> Numbers:
-    """An Arrow column as float64, NaN where missing. DataError on text among numbers, infinity."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+def _check_names(name: str, names: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for column in filter(None, names):
+        if column in seen:
+            raise DataError(f"{name} has two columns {column!r}: rename one")
+        seen.add(column)
 
-    kind = content.type
-    if pa.types.is_null(kind) or content.null_count == len(content):
-        return Numbers(None, "is empty")
-    if pa.types.is_string(kind) and kind == pa.string():
-        parsed = _parse(name, column, content)
-        if parsed is None:
-            return Numbers(None, "is text")
-        values = parsed
-    elif _is_number(kind):
-        floats = pc.cast(content, pa.float64(), safe=False)
-        values = floats.to_numpy(zero_copy_only=False).astype(np.float64)
-    else:
-        return Numbers(None, f"holds {kind}, not numbers,")
+
+def _check_finite(name: str, column: str, values: np.ndarray) -> None:
     infinite = np.flatnonzero(np.isinf(values))
     if infinite.size:
         raise DataError(
-            f"{name}: column {column!r}, row {infinite[0] + 1}: the value is infinite: "
+            f"{name}: column {column!r}, row {infinite[0] + 1} is infinite: "
             "put a number, or leave it empty where it is missing"
         )
-    return Numbers(values)
 
 
-def _is_number(kind: Any) -> bool:
-    from pyarrow import types
-
-    return bool(
-        types.is_integer(kind)
-        or types.is_floating(kind)
-        or types.is_boolean(kind)
-        or types.is_decimal(kind)
-    )
+def _neighbour(path: Path) -> str:
+    """The nearest file beside a missing one."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f": there is no folder {str(folder)!r}"
+    names = [found.name for found in folder.iterdir() if found.suffix.lower() in SUFFIXES]
+    return f": {nearest(path.name, names)}" if names else f": {folder.resolve()} holds no data file"

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from storyzoo.errors import DataError, SettingError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SELECTING = ("columns", "drop", "labels", "standardize")
 """Options that every table understands."""
@@ -35,6 +39,16 @@ class Selection:
         if column == self.labels or column in self.drop:
             return False
         return not self.columns or column in self.columns
+
+    def of_table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+        """The columns to keep, in the order asked for."""
+        names = [str(column) for column in table.columns]
+        asked = Selection(self.columns, self.drop)
+        asked.check(name, names)
+        order = [column for column in self.columns or names if asked.keeps(column)]
+        if not order:
+            raise DataError(f"{name}: no column is left: drop fewer")
+        return table[order]
 
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:

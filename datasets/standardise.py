@@ -23,11 +23,11 @@ class Standardised:
 
     def forward(self, values: np.ndarray) -> np.ndarray:
         """Original units to standard ones, ``(..., D)``."""
-        return (values - self.mean) / self.sd
+        return np.asarray((values - self.mean) / self.sd)
 
     def inverse(self, values: np.ndarray) -> np.ndarray:
         """Standard units to original ones, ``(..., D)``."""
-        return values * self.sd + self.mean
+        return np.asarray(values * self.sd + self.mean)
 
     def select(self, columns: list[str]) -> Standardised:
         """The same for some of the columns, in their order."""

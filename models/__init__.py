@@ -52,11 +52,11 @@ def story_entries() -> dict[str, StoryEntry]:
     """Every story by name: ours, then those of other packages; ours win where names clash."""
     from importlib.metadata import entry_points  # reads the disk: only when asked
 
-    others = {
-        point.name: StoryEntry(point.value, f"from the package {point.module.split('.')[0]}", "", ())
-        for point in entry_points(group=ENTRY_POINTS)
-    }
-    return STORIES | {name: entry for name, entry in others.items() if name not in STORIES}
+    others = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        package = point.module.partition(".")[0]
+        others[point.name] = StoryEntry(point.value, f"from the package {package}", "", ())
+    return others | STORIES
 
 
 def story_names() -> list[str]:

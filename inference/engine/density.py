@@ -18,7 +18,13 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from storyzoo.errors import StoryError
-from storyzoo.inference.engine.factors import Parts, parts_of, slice_examples, slice_local
+from storyzoo.inference.engine.factors import (
+    Parts,
+    parts_of,
+    run_model,
+    slice_examples,
+    slice_local,
+)
 from storyzoo.inference.engine.missing import ObservedMessenger
 from storyzoo.inference.engine.structure import StartMessenger, Structure, defaults
 from storyzoo.inference.engine.tracing import UntraceableError, trace_function
@@ -188,6 +194,20 @@ class LogDensity:
             return self._mapped("parts", q)[0]  # type: ignore[no-any-return]
         return self._at("parts", q)[0]  # type: ignore[no-any-return]
 
+    def deterministic(self, q: Tensor) -> dict[str, Tensor]:
+        """Values of the deterministic sites at the rows of ``q`` (B, D), each ``(B, *shape)``."""
+        names = list(self.structure.of_kind("deterministic"))
+        if not names:
+            return {}
+        return dict(zip(names, self._mapped("deterministic", q), strict=True))
+
+    def _deterministic(self, q: Tensor) -> tuple[Tensor, ...]:
+        trace = run_model(
+            self.story, self.data, self.unflatten(q), self.structure, enumerate_sites=False
+        )
+        sites = self.structure.of_kind("deterministic")
+        return tuple(trace.nodes[name]["value"].expand(site.shape) for name, site in sites.items())
+
     def _is_shared(self) -> bool:
         examples = self.story.examples
         return any(examples not in site.plates for site in self.structure.discrete.values())
@@ -232,6 +252,7 @@ class LogDensity:
             "value": lambda q: self._value(q),
             "gradient_and_value": lambda q: self._gradient_and_value(q),
             "parts": lambda q: tuple(self.parts(q)),
+            "deterministic": lambda q: self._deterministic(q),
         }
         function = functions[name]
         generator = torch.Generator().manual_seed(0)

@@ -89,20 +89,30 @@ def parts_of(story: Story, data: Data, latents: Latents, structure: Structure) -
 
 
 def _parts_by_marginal(story: Story, data: Data, latents: Latents, structure: Structure) -> Parts:
-    """The story's own marginal likelihood; the model is run on one row, for its priors alone."""
-    rows = (
-        data if structure.local else slice_examples(story, data, torch.zeros(1, dtype=torch.long))
-    )
+    """The story's own marginal likelihood beside the priors."""
+    log_prior, local_prior = priors_of(story, data, latents, structure)
+    likelihood = story.marginal(latents, data)
+    assert likelihood is not None
+    zero = log_prior.new_zeros(())
+    return Parts(log_prior, local_prior.expand(likelihood.shape), likelihood, zero)
+
+
+def priors_of(
+    story: Story, data: Data, latents: Latents, structure: Structure
+) -> tuple[Tensor, Tensor]:
+    """Log priors of the continuous latents alone: the global ones' sum, the local ones by example.
+
+    The model is run on a single row where no latent belongs to an example.
+    """
+    rows = data
+    if story.examples is not None and not structure.local:
+        rows = slice_examples(story, data, torch.zeros(1, dtype=torch.long))
     filled = {
         name: torch.nan_to_num(value) if isinstance(value, Tensor) else value
         for name, value in rows.items()
     }
     trace = run_model(story, filled, latents, structure, enumerate_sites=False)
-    log_prior, local_prior = trace_priors(trace, structure)
-    likelihood = story.marginal(latents, data)
-    assert likelihood is not None
-    zero = log_prior.new_zeros(())
-    return Parts(log_prior, local_prior.expand(likelihood.shape), likelihood, zero)
+    return trace_priors(trace, structure)
 
 
 def trace_priors(trace: Trace, structure: Structure) -> tuple[Tensor, Tensor]:

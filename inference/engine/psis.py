@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from arviz_stats.base import array_stats
 from scipy.special import logsumexp
+
+from storyzoo.inference.engine.statistics import array_stats
 
 Array = npt.NDArray[np.float64]
 
@@ -73,7 +74,8 @@ def elpd_loo(tree: xr.DataTree, kind: str) -> Loo | None:
     if kind == "point" or "log_likelihood" not in tree.children:
         return None
     log_likelihood = _by_example(tree["log_likelihood"].dataset)
-    correction, r_eff = np.zeros(()), 1.0
+    correction: Array = np.zeros(1)
+    r_eff = 1.0
     if kind == "approximation":
         stats = tree["sample_stats"].dataset if "sample_stats" in tree.children else xr.Dataset()
         if "lp" not in stats or "log_q" not in stats:

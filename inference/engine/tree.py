@@ -33,11 +33,14 @@ def by_dims(structure: Structure, values: Arrays, leading: int) -> dict[str, np.
 def build_tree(structure: Structure, groups: Mapping[str, Arrays]) -> DataTree:
     """A tree of named groups, dims and coords read off the structure."""
     dims = {name: list(site.dims) for name, site in structure.sites.items()}
-    return arviz_base.from_dict(
+    tree = arviz_base.from_dict(
         {name: dict(group) for name, group in groups.items()},
         coords={name: values for name, values in structure.coords.items()},
         dims=dims,
     )
+    for group in tree.children.values():
+        group.attrs = {}  # the time of creation would make equal runs differ
+    return tree
 
 
 def draws_of(structure: Structure, posterior: Dataset | DataTree) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from storyzoo.reports.figures import Figure, Key
 from storyzoo.reports.figures.svg import Canvas, colour
+from storyzoo.reports.numbers import grouped
 
 if TYPE_CHECKING:
     from storyzoo.reports.page import Fitted
@@ -51,12 +52,11 @@ def ascent(elbo: Sequence[float], settled: bool | None, starts: Sequence[float])
         canvas.axes.set_ylim(low - margin, max(high, np.nanmax(values[kept])) + margin)
     canvas.axes.set_xlabel("point of the smoothed path")
     canvas.axes.set_ylabel("ELBO, nats")
-    end = f"{values[-1]:,.1f}".replace(",", "\u202f").replace("-", "−")
     said = {True: "It has settled", False: "It has not settled", None: "It ends"}[settled]
-    caption = f"The evidence lower bound by step, smoothed. {said} at {end} nats."
+    caption = f"The evidence lower bound by step, smoothed. {said} at {grouped(float(values[-1]), 1)} nats."
     if len(starts) > 1:
-        ends = ", ".join(f"{value:,.1f}" for value in sorted(starts, reverse=True)[:8])
-        caption += f" Starts ended at {ends}.".replace(",1", ",1").replace("-", "−")
+        ends = ", ".join(grouped(value, 1) for value in sorted(starts, reverse=True)[:8])
+        caption += f" Its {len(starts)} starts ended at {ends}."
     return Figure("elbo", "The evidence lower bound", caption, (canvas.panel(caption),))
 
 
@@ -70,7 +70,10 @@ def importance(
     """
     ratios = ratios[np.isfinite(ratios)]
     canvas = Canvas(height=225)
-    caption = "Log importance ratios log p − log q: all equal were the approximation exact; a long right tail is mass that it misses."
+    caption = (
+        "Log importance ratios log p − log q: all equal were the approximation exact; "
+        "a long right tail is mass that it misses."
+    )
     if len(ratios) > 1:
         centred = ratios - ratios.mean()
         edges = np.histogram_bin_edges(centred, bins=44)
@@ -82,8 +85,8 @@ def importance(
         caption += f" The largest hundredth of the draws would carry {share:.0%} of the weight."
     value, threshold = k_hat
     if value is not None:
-        limit = f" (limit {threshold:.2f})" if threshold is not None else ""
-        caption += f" k-hat {value:.2f}{limit}.".replace("-0", "−0") if value < 0 else f" k-hat {value:.2f}{limit}."
+        limit = f" (limit {grouped(threshold, 2)})" if threshold is not None else ""
+        caption += f" k-hat {grouped(value, 2)}{limit}."
     canvas.axes.set_xlabel("log p − log q about its mean, nats")
     canvas.axes.set_ylabel("draws")
     keys = (Key("━", "c0", f"{len(ratios)} draws"),)

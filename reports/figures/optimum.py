@@ -9,13 +9,11 @@ import numpy as np
 
 from storyzoo.reports.figures import Figure, Key
 from storyzoo.reports.figures.svg import Canvas, colour
+from storyzoo.reports.numbers import grouped
+from storyzoo.reports.optimum_checks import TOLERANCE, within
 
 if TYPE_CHECKING:
     from storyzoo.reports.page import Fitted
-
-SAME_MODE = 1e-3
-"""Nats below the best sane restart within which another is drawn as having reached it too."""
-
 
 def optimum_figures(fit: Fitted) -> list[Figure]:
     """Path and restarts of EM, MAP and Laplace, as far as their info keeps them."""
@@ -41,7 +39,10 @@ def ascent(path: Sequence[float]) -> Figure:
     _zoom(canvas, values)
     canvas.axes.set_xlabel("step")
     canvas.axes.set_ylabel("objective, nats")
-    caption = f"The objective of the best restart over {len(path) - 1} steps; it ends at {_nats(values[-1])} nats."
+    caption = (
+        f"The objective of the best restart over {len(path) - 1} steps; "
+        f"it ends at {grouped(float(values[-1]), 3)} nats."
+    )
     return Figure("ascent", "The ascent", caption, (canvas.panel(caption),))
 
 
@@ -61,7 +62,7 @@ def restarts(objectives: Sequence[float], degenerate: Sequence[str]) -> Figure:
     bad = np.array([bool(reason) for reason in degenerate])
     sane = np.flatnonzero(~bad & np.isfinite(values))
     best = values[sane].max() if len(sane) else np.nan
-    same = ~bad & (values >= best - SAME_MODE)
+    same = ~bad & within(values, best, TOLERANCE)
     order = np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")
     place = np.empty(len(values))
     place[order] = np.arange(1, len(values) + 1)
@@ -80,7 +81,7 @@ def restarts(objectives: Sequence[float], degenerate: Sequence[str]) -> Figure:
     canvas.axes.set_xlim(0.3, len(values) + 0.7)
     caption = _restart_caption(int(same.sum()), len(values), int(bad.sum()), best)
     items = tuple(
-        f"Restart {place + 1} ({_nats(values[place])} nats): {degenerate[place]}"
+        f"Restart {place + 1} ({grouped(values[place], 3)} nats): {degenerate[place]}"
         for place in np.flatnonzero(bad)[:12]
     )
     return Figure("restarts", "Restarts", caption, (canvas.panel(caption),), tuple(keys), items)
@@ -89,11 +90,7 @@ def restarts(objectives: Sequence[float], degenerate: Sequence[str]) -> Figure:
 def _restart_caption(same: int, total: int, bad: int, best: float) -> str:
     if not same:
         return f"None of {total} restarts reached a sane mode."
-    caption = f"{same} of {total} restarts reached the best mode, {_nats(best)} nats."
+    caption = f"{same} of {total} restarts reached the best mode, {grouped(best, 3)} nats."
     if bad:
         caption += f" {bad} ended in a degenerate one, which never counts as best:"
     return caption
-
-
-def _nats(value: float) -> str:
-    return f"{value:,.3f}".replace(",", "\u202f").replace("-", "−")

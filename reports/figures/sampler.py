@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 
 from storyzoo.reports.figures import Figure, Key
 from storyzoo.reports.figures.svg import Canvas, colour, plain, series
+from storyzoo.reports.numbers import grouped
 from storyzoo.reports.parameters import Scalar
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ def _pair_caption(
     dependence = _correlation(rankdata(x), rankdata(y))
     return (
         f"The worst mixing parameter and the one that goes with it most "
-        f"(rank correlation {dependence:.2f}).".replace("-", "−")
+        f"(rank correlation {grouped(dependence, 2)})."
     )
 
 

@@ -1,0 +1,127 @@
+"""Data by name or file. A family of data is imported only when one of its sets is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from storyzoo.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from storyzoo.datasets.dataset import Dataset
+
+
+class DataEntry(NamedTuple):
+    """One row of ``zoo list --data``; a test holds it against the data."""
+
+    location: str
+    """``package.module:function``; the function's keywords are the set's own options."""
+    summary: str
+    rows: int
+    columns: int
+    remote: bool = False
+
+
+DATASETS: dict[str, DataEntry] = {
+    "iris": DataEntry(
+        "storyzoo.datasets.tables:iris", "lengths of petals and sepals, three species", 150, 4
+    ),
+    "iris-petal": DataEntry(
+        "storyzoo.datasets.tables:iris_petal", "the two petal columns of iris", 150, 2
+    ),
+    "wine": DataEntry(
+        "storyzoo.datasets.tables:wine", "chemistry of Italian wines, three cultivars", 178, 13
+    ),
+    "digits": DataEntry(
+        "storyzoo.datasets.images:digits", "handwritten digits, 8 by 8 pixels", 1797, 64
+    ),
+    "eight-schools": DataEntry(
+        "storyzoo.datasets.tables:eight_schools", "effects of coaching and their errors", 8, 2
+    ),
+    "faithful": DataEntry(
+        "storyzoo.datasets.faithful:faithful", "eruptions of Old Faithful", 272, 2, remote=True
+    ),
+    "mnist": DataEntry(
+        "storyzoo.datasets.images:mnist", "handwritten digits, 28 by 28", 10000, 784, remote=True
+    ),
+}
+
+
+def load(spec: str) -> Dataset:
+    """Data by name or file, with options after a colon.
+
+    >>> load("iris:standardize=true").standardised.columns
+    ('sepal_length', 'sepal_width', 'petal_length', 'petal_width')
+
+    Every table takes ``columns=a+b``, ``drop=a+b`` and ``standardize=true``; files also take
+    ``labels=a``, a column of known classes that no model is to see. Raises DataError or
+    SettingError with the place and the remedy.
+    """
+    from storyzoo.datasets.selection import split_spec
+
+    name, options = split_spec(spec)
+    if name in DATASETS:
+        return _named(spec, name, options)
+    return _from_file(name, options)
+
+
+def card(name: str) -> str:
+    """The page-long card of a data set: rows, columns and their meaning, source, licence."""
+    if name not in DATASETS:
+        raise DataError(f"no data set {name!r}: {nearest(name, DATASETS)}")
+    return (Path(__file__).parent / "cards" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def _named(spec: str, name: str, options: dict[str, str]) -> Dataset:
+    from storyzoo.datasets import selection
+
+    module, _, function = DATASETS[name].location.partition(":")
+    make: Callable[..., Dataset] = getattr(importlib.import_module(module), function)
+    own = inspect.signature(make).parameters
+    generic = [key for key in selection.SELECTING if key != "labels"]
+    selection.check_options(name, options, [*own, *generic])
+    values = {
+        key: selection.read_option(name, key, text, type(own[key].default))
+        for key, text in options.items()
+        if key in own
+    }
+    dataset = make(**values)
+    wanted = selection.read_selection(name, options)
+    if dataset.table is not None:
+        dataset = dataclasses.replace(dataset, table=wanted.of_table(name, dataset.table))
+    return _finish(spec, dataset, wanted.standardize)
+
+
+def _from_file(name: str, options: dict[str, str]) -> Dataset:
+    from storyzoo.datasets import files, selection
+
+    path = Path(name)
+    if path.suffix.lower() not in files.SUFFIXES and not path.exists():
+        raise DataError(
+            f"no data set {name!r}: {nearest(name, DATASETS)} "
+            f"(a file would end in {', '.join(files.SUFFIXES)})"
+        )
+    selection.check_options(name, options, selection.SELECTING)
+    wanted = selection.read_selection(name, options)
+    text = ",".join(f"{key}={value}" for key, value in options.items())
+    spec = f"{path.name}:{text}" if text else path.name
+    return _finish(spec, files.read_file(path, wanted), wanted.standardize)
+
+
+def _finish(spec: str, dataset: Dataset, standardize: bool) -> Dataset:
+    """Standardise where asked, and take the fingerprint."""
+    from storyzoo.datasets.dataset import fingerprint, table_fingerprint
+    from storyzoo.datasets.standardise import standardise
+
+    if dataset.table is None:
+        return dataclasses.replace(dataset, name=spec, sha256=fingerprint(dataset.arrays))
+    table, scale = dataset.table, None
+    if standardize:
+        table, scale = standardise(table, spec)
+    return dataclasses.replace(
+        dataset, name=spec, table=table, standardised=scale, sha256=table_fingerprint(table)
+    )

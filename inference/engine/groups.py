@@ -1,0 +1,174 @@
+"""Every group of the tree that applies: likelihoods, priors, predictions and the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from xarray import Dataset, DataTree
+
+from storyzoo.inference.engine.density import LogDensity
+from storyzoo.inference.engine.simulation import Simulator
+from storyzoo.inference.engine.target import Target
+from storyzoo.inference.engine.tree import build_tree, by_dims, draws_of
+
+PREDICTIVE_DRAWS = 200
+MOST_ELEMENTS = 8_000_000
+"""Elements of a group above which it is left out: 64 MB of float64."""
+
+
+def flat_draws(density: LogDensity, draws: Mapping[str, np.ndarray]) -> Tensor:
+    """Draws ``(S, *shape)`` by site as the density's flat vectors (S, D)."""
+    return density.flatten({k: torch.as_tensor(v) for k, v in draws.items()})
+
+
+def merged(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """``(chain, draw, *shape)`` by site to ``(chain * draw, *shape)``."""
+    return {k: v.reshape(-1, *v.shape[2:]) for k, v in draws.items()}
+
+
+def with_deterministic(tree: DataTree, target: Target) -> DataTree:
+    """The tree with the story's deterministic sites in its posterior."""
+    if not target.structure.of_kind("deterministic"):
+        return tree
+    draws = draws_of(target.structure, tree["posterior"])
+    density = target.density()
+    leading = next(iter(draws.values())).shape[:2]
+    values = density.deterministic(flat_draws(density, merged(draws)))
+    added = {
+        name: value.detach().cpu().numpy().reshape(*leading, *value.shape[1:])
+        for name, value in values.items()
+    }
+    extra = build_tree(target.structure, {"posterior": by_dims(target.structure, added, 2)})
+    return _joined(tree, {"posterior": tree["posterior"].to_dataset().merge(extra["posterior"].to_dataset())})
+
+
+def complete(tree: DataTree, target: Target, seed: int) -> tuple[DataTree, list[str]]:
+    """The tree with every group that applies, and why others are missing, a line each."""
+    notes: list[str] = []
+    draws = draws_of(target.structure, tree["posterior"])
+    groups: dict[str, Mapping[str, np.ndarray]] = {}
+    size = tree["posterior"].sizes["chain"] * tree["posterior"].sizes["draw"]
+    if size * target.n_examples <= MOST_ELEMENTS:
+        groups |= likelihoods(target, draws, notes)
+    else:
+        notes.append(f"no pointwise log likelihood: {size} draws × {target.n_examples} examples")
+    groups |= _predictions(target, draws, seed, notes)
+    added = build_tree(target.structure, groups)
+    datasets = {name: child.to_dataset() for name, child in added.children.items()}
+    return _joined(tree, datasets | data_groups(target)), notes
+
+
+def _joined(tree: DataTree, groups: Mapping[str, Dataset]) -> DataTree:
+    whole = {name: child.to_dataset() for name, child in tree.children.items()} | dict(groups)
+    joined = DataTree.from_dict({f"/{name}": values for name, values in whole.items()})
+    joined.attrs.update(tree.attrs)
+    return joined
+
+
+def likelihoods(
+    target: Target, draws: Mapping[str, np.ndarray], notes: list[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Pointwise log likelihood ``(chain, draw, example)`` and log prior ``(chain, draw)``, nats."""
+    density = target.density(jacobian=False)
+    leading = next(iter(draws.values())).shape[:2]
+    flat = flat_draws(density, merged(draws))
+    groups = {}
+    if not target.structure.improper:
+        prior = density.log_prior(flat).detach().cpu().numpy()
+        groups["log_prior"] = {"log_prior": prior.reshape(leading)}
+    tied = [n for n, s in target.structure.discrete.items() if target.story.examples not in s.plates]
+    if target.story.examples is not None and tied:
+        notes.append(f"no pointwise log likelihood: '{tied[0]}' ties the examples together")
+        return groups
+    pointwise = density.log_likelihood(flat).detach().cpu().numpy()
+    name = "+".join(target.structure.outcomes) or "data"
+    groups["log_likelihood"] = {name: pointwise.reshape(*leading, -1)}
+    return groups
+
+
+def _predictions(
+    target: Target, draws: Mapping[str, np.ndarray], seed: int, notes: list[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    simulator = Simulator(target)
+    cells = sum(t.numel() for t in target.data.values() if isinstance(t, Tensor))
+    count = min(PREDICTIVE_DRAWS, MOST_ELEMENTS // max(1, 4 * cells))
+    if count == 0:
+        notes.append("no predictive draws: the data are too large to keep copies of them")
+        return {}
+    groups = {}
+    reason = simulator.refuses()
+    if reason is None:
+        rng = np.random.default_rng([seed, 1])
+        chosen = thinned(draws, count)
+        simulated = [simulator.sites(one, rng)[0] for one in each_draw(chosen)]
+        groups["posterior_predictive"] = _observed(target, simulated)
+    else:
+        notes.append(f"no posterior predictive draws: {reason}")
+    reason = simulator.refuses_prior()
+    if reason is None:
+        rng = np.random.default_rng([seed, 2])
+        drawn = [simulator.prior(rng) for _ in range(count)]
+        groups["prior_predictive"] = _observed(target, drawn)
+        groups["prior"] = by_dims(
+            target.structure,
+            {n: _stack([one[n] for one in drawn]) for n in target.structure.latents},
+            leading=2,
+        )
+    else:
+        notes.append(f"no prior draws: {reason}")
+    return groups
+
+
+def _observed(target: Target, simulated: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    names = [name for name in target.structure.outcomes if name in simulated[0]]
+    return {name: _stack([one[name] for one in simulated]) for name in names}
+
+
+def _stack(values: list[Tensor]) -> np.ndarray:
+    return np.stack([value.detach().cpu().numpy() for value in values])[None]
+
+
+def data_groups(target: Target) -> dict[str, Dataset]:
+    """What was observed and what was given, by argument of the model."""
+    groups = {}
+    parts = {
+        "observed_data": target.structure.outcomes,
+        "constant_data": target.structure.covariates,
+    }
+    for group, names in parts.items():
+        variables = {name: _with_dims(target, name) for name in names}
+        if variables:
+            coords = {
+                dim: target.structure.coords[dim]
+                for dims, _ in variables.values()
+                for dim in dims
+                if dim in target.structure.coords
+            }
+            groups[group] = Dataset(variables, coords=coords)
+    return groups
+
+
+def _with_dims(target: Target, name: str) -> tuple[tuple[str, ...], Any]:
+    value = target.data[name]
+    if not isinstance(value, Tensor):
+        return (), value
+    dims = target.story.data_dims.get(name, tuple(f"{name}_dim_{i}" for i in range(value.dim())))
+    return tuple(dims), value.cpu().numpy()
+
+
+def thinned(draws: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
+    """At most so many draws ``(S, *shape)``, evenly over all chains."""
+    flat = merged(draws)
+    size = len(next(iter(flat.values())))
+    places = np.unique(np.linspace(0, size - 1, min(size, most)).round().astype(int))
+    return {name: value[places] for name, value in flat.items()}
+
+
+def each_draw(draws: Mapping[str, np.ndarray]) -> Iterator[dict[str, Tensor]]:
+    """The latents of one draw after another."""
+    for place in range(len(next(iter(draws.values())))):
+        yield {name: torch.as_tensor(value[place]) for name, value in draws.items()}

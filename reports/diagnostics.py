@@ -1,0 +1,102 @@
+"""How well each number of a posterior was sampled, element by element.
+
+Rank-normalised split R-hat, bulk and tail effective sample size and the Monte Carlo standard
+error of the mean are those of Vehtari et al. 2021 as ArviZ computes them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from storyzoo.inference.engine.statistics import array_stats
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Draws and their diagnostics; every array runs over the elements, as ``names`` does.
+
+    A constant element (a zero of a Cholesky factor) has no R-hat: ``varies`` is False there and
+    the diagnostics are NaN. So they are where draws are not finite, or fewer than four.
+    """
+
+    names: tuple[str, ...]
+    draws: Array
+    """(element, chain, draw)."""
+    varies: npt.NDArray[np.bool_]
+    r_hat: Array
+    ess_bulk: Array
+    ess_tail: Array
+    mcse: Array
+    """Monte Carlo standard error of the mean, in posterior standard deviations."""
+
+
+def diagnose(posterior: xr.Dataset, sites: tuple[str, ...] = ()) -> Diagnostics:
+    """Diagnostics of the continuous elements of ``posterior``, or of some of its sites."""
+    names, draws = elements_of(posterior, sites)
+    finite = np.isfinite(draws).all(axis=(1, 2))
+    varies = np.zeros(len(names), dtype=bool)
+    varies[finite] = np.ptp(draws[finite], axis=(1, 2)) > 0
+    usable = draws[varies]
+    columns = np.full((4, len(names)), np.nan)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # of a stuck chain, which is told by a check of its own
+        if usable.size and draws.shape[-1] >= 4:
+            columns[0, varies] = array_stats.rhat(usable) if draws.shape[1] > 1 else np.nan
+            columns[1, varies] = array_stats.ess(usable, method="bulk")
+            columns[2, varies] = array_stats.ess(usable, method="tail", prob=(0.05, 0.95))
+            columns[3, varies] = 1 / np.sqrt(array_stats.ess(usable, method="mean"))
+    return Diagnostics(names, draws, varies, *columns)
+
+
+def elements_of(
+    posterior: xr.Dataset, sites: tuple[str, ...] = ()
+) -> tuple[tuple[str, ...], Array]:
+    """Names and draws ``(element, chain, draw)`` of the continuous sites, in the tree's order."""
+    names: list[str] = []
+    blocks = []
+    for site, array in posterior.data_vars.items():
+        if array.dtype.kind != "f" or (sites and site not in sites):
+            continue
+        dims = [str(dim) for dim in array.dims if dim not in ("chain", "draw")]
+        values = array.transpose("chain", "draw", *dims).to_numpy().astype(np.float64)
+        for index in distinct(dims, values):
+            names.append(element_name(array, index))
+            blocks.append(values[(..., *index)])
+    shape = (0, posterior.sizes.get("chain", 0), posterior.sizes.get("draw", 0))
+    return tuple(names), np.stack(blocks) if blocks else np.zeros(shape)
+
+
+def distinct(dims: list[str], values: Array) -> Iterator[tuple[int, ...]]:
+    """Every index of ``values`` (chain, draw, *dims), a symmetric matrix's lower half left out.
+
+    Such a matrix has a dim and its twin: ``feature`` and ``feature_other``.
+    """
+    pairs = []
+    for axis, dim in enumerate(dims):
+        twin = dim.removesuffix("_other")
+        if twin != dim and twin in dims:
+            first = dims.index(twin)
+            swapped = values.swapaxes(first + 2, axis + 2)
+            if values.shape == swapped.shape and np.array_equal(values, swapped, equal_nan=True):
+                pairs.append((first, axis))
+    for index in np.ndindex(values.shape[2:]):
+        if all(index[first] <= index[second] for first, second in pairs):
+            yield index
+
+
+def element_name(array: xr.DataArray, index: tuple[int, ...]) -> str:
+    """``theta[Choate]``: an element by the coordinates of its dims (chain and draw aside)."""
+    dims = [dim for dim in array.dims if dim not in ("chain", "draw")]
+    labels = [
+        str(array.coords[dim].to_numpy()[i]) if dim in array.coords else str(i)
+        for dim, i in zip(dims, index, strict=True)
+    ]
+    return f"{array.name}[{', '.join(labels)}]" if labels else str(array.name)

@@ -1,0 +1,278 @@
+"""A Gaussian mixture over its data: components as ellipses, points by soft membership."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from storyzoo.reports.figures import Figure, Key, Panel
+from storyzoo.reports.figures.graph import given
+from storyzoo.reports.figures.scatter import (
+    draw_members,
+    known_classes,
+    name_axes,
+    rows_said,
+    separating_pair,
+    shape_mark,
+    thinned,
+)
+from storyzoo.reports.figures.svg import Canvas, colour, plain, series
+from storyzoo.reports.numbers import grouped
+
+if TYPE_CHECKING:
+    from storyzoo.reports.page import Fitted
+
+DRAWS = 30
+"""Draws over which membership is averaged."""
+FAINT = 12
+"""Draws whose ellipses are drawn faintly."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Draws of a mixture: weight ``(S, K)``, loc ``(S, K, D)``, covariance ``(S, K, D, D)``."""
+
+    weight: Array
+    loc: Array
+    covariance: Array
+
+    @property
+    def components(self) -> int:
+        """K."""
+        return self.weight.shape[1]
+
+    def mean(self) -> Mixture:
+        """The mixture of mean parameters, as one draw."""
+        return Mixture(*(values.mean(0, keepdims=True) for values in self))
+
+    def some(self, count: int) -> Mixture:
+        """At most ``count`` of the draws, evenly spread."""
+        kept = thinned(len(self.weight), count)
+        return Mixture(*(values[kept] for values in self))
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter((self.weight, self.loc, self.covariance))
+
+
+def figures(fit: Fitted) -> list[Figure]:
+    """The mixture over two features, or over the only one; known classes beside it."""
+    points = np.asarray(given(fit, fit.structure.arguments[0]), float)
+    if points.ndim == 1:
+        points = points[:, None]
+    mixture = mixture_of(fit.tree["posterior"].to_dataset())
+    rows = thinned(len(points))
+    membership = memberships(mixture.some(DRAWS), points[rows])
+    labels = None if fit.labels is None else np.asarray(fit.labels)[rows]
+    names = [plain(name, 40) for name in _features(fit, points.shape[1])]
+    if points.shape[1] == 1:
+        panels: list[Panel] = [histogram(mixture, points[:, 0], names[0])]
+        more: tuple[Key, ...] = (Key("━", "ink", "the mixture"),)
+    else:
+        pair = separating_pair(points[rows], membership.argmax(1))
+        shown = points[rows][:, pair]
+        axes = names[pair[0]], names[pair[1]]
+        panels = [ellipses(mixture, shown, membership, pair, axes)]
+        more = ()
+        if labels is not None:
+            panel, more = known_classes(shown, list(labels), axes)
+            panels.append(panel)
+    caption = _caption(fit, points, rows, more, labels is not None and points.shape[1] > 1)
+    return [Figure("mixture", "The mixture", caption, tuple(panels), (*_keys(fit, mixture), *more))]
+
+
+def _features(fit: Fitted, count: int) -> list[object]:
+    names = fit.structure.coords.get("feature")
+    return list(range(count)) if names is None or len(names) != count else list(names)
+
+
+def _keys(fit: Fitted, mixture: Mixture) -> tuple[Key, ...]:
+    names = fit.structure.coords.get("component", np.arange(mixture.components))
+    weights = mixture.mean().weight[0]
+    return tuple(
+        Key(
+            shape_mark(k),
+            series(k),
+            f"component {plain(names[k], 20)} ({grouped(100 * weights[k], 0)} %)",
+        )
+        for k in range(min(mixture.components, 12))
+    )
+
+
+def _caption(
+    fit: Fitted, points: Array, rows: NDArray[np.int_], more: tuple[Key, ...], classes: bool
+) -> str:
+    if points.shape[1] == 1:
+        said = "The data and the density of each component."
+        if fit.method.kind != "point":
+            said += " The band holds 90 % of the draws."
+        return said
+    said = "Ellipses hold two standard deviations of each component"
+    if fit.method.kind != "point":
+        said += ", faint ones are single draws"
+    said += "; a point's colour mixes those of the components that it may come from."
+    if points.shape[1] > 2:
+        said += " The two features are those that separate the components best."
+    missing = int(np.isnan(points[rows]).any(axis=1).sum())
+    if missing:
+        said += f" {missing} points with a missing value may not be drawn."
+    return said + rows_said(len(rows), len(points))
+
+
+# -- the mixture -------------------------------------------------------------------------------
+
+
+def mixture_of(posterior: xr.Dataset) -> Mixture:
+    """Read weights, centres and covariances by their dims.
+
+    The spread is ``covariance`` or, where there is none, the square of ``scale``; it may lack
+    ``component`` (tied) and have both feature dims (full), one (diagonal) or none (spherical).
+    """
+    stacked = posterior.stack(sample=("chain", "draw"))
+    loc = stacked["loc"]
+    if "feature" not in loc.dims:
+        loc = loc.expand_dims("feature")
+    loc = loc.transpose("sample", "component", "feature")
+    n_draws, n_components, n_features = loc.shape
+    weight = stacked["weight"].transpose("sample", "component")
+    squared = next((name for name in ("covariance", "variance") if name in stacked), None)
+    spread = stacked[squared] if squared else stacked["scale"] ** 2
+    if "component" not in spread.dims:
+        spread = spread.expand_dims(component=n_components)
+    if {"feature", "feature_other"} <= set(spread.dims):
+        matrix = spread.transpose("sample", "component", "feature", "feature_other").values
+    else:
+        if "feature" not in spread.dims:
+            spread = spread.expand_dims(feature=n_features)
+        diagonal = spread.transpose("sample", "component", "feature").values
+        matrix = diagonal[..., None] * np.eye(n_features)
+    shape = (n_draws, n_components, n_features, n_features)
+    return Mixture(
+        np.asarray(weight.values, float),
+        np.asarray(loc.values, float),
+        np.broadcast_to(np.asarray(matrix, float), shape),
+    )
+
+
+def memberships(mixture: Mixture, points: Array) -> Array:
+    """How probable each component is for each point ``(N, K)``, averaged over the draws.
+
+    A missing value counts through what is observed of its point.
+    """
+    total = np.zeros((len(points), mixture.components))
+    seen = np.isfinite(points)
+    for pattern in np.unique(seen, axis=0):
+        rows = np.flatnonzero((seen == pattern).all(axis=1))
+        kept = np.flatnonzero(pattern)
+        for weight, loc, covariance in zip(*mixture, strict=True):
+            joint = np.log(np.maximum(weight, 1e-300)) + np.stack(
+                [
+                    _log_normal(points[rows][:, kept], loc[k, kept], covariance[k][np.ix_(kept, kept)])
+                    for k in range(mixture.components)
+                ],
+                axis=1,
+            )
+            total[rows] += np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
+    return total / len(mixture.weight)
+
+
+def _log_normal(points: Array, loc: Array, covariance: Array) -> Array:
+    """Log density, up to the constant that all components share."""
+    if not len(loc):
+        return np.zeros(len(points))
+    root = np.linalg.cholesky(covariance + 1e-12 * np.trace(covariance) * np.eye(len(loc)))
+    white = np.linalg.solve(root, (points - loc).T)
+    density: Array = -0.5 * (white**2).sum(0) - np.log(np.diag(root)).sum()
+    return density
+
+
+# -- drawing -----------------------------------------------------------------------------------
+
+
+def ellipses(
+    mixture: Mixture, shown: Array, membership: Array, pair: tuple[int, int], names: tuple[str, str]
+) -> Panel:
+    """Two features of the data ``(N, 2)`` under the ellipses of the components."""
+    canvas = Canvas(height=260)
+    draw_members(canvas, shown, membership)
+    block = np.ix_(pair, pair)
+    if len(mixture.weight) > 1:
+        for _, loc, covariance in zip(*mixture.some(FAINT), strict=True):
+            for k in range(mixture.components):
+                outline = ellipse(loc[k, list(pair)], covariance[k][block])
+                canvas.axes.plot(*outline, color=colour(series(k)), lw=0.7, alpha=0.3)
+    centre = mixture.mean()
+    for k in range(mixture.components):
+        place = centre.loc[0, k, list(pair)]
+        outline = ellipse(place, centre.covariance[0, k][block])
+        canvas.axes.plot(*outline, color=colour(series(k)), lw=1.6)
+        canvas.axes.plot(*place, "+", ms=9, mew=1.8, color=colour("ink"))
+    _frame(canvas, shown, centre, pair)
+    name_axes(canvas, names)
+    if len(mixture.weight):
+        canvas.axes.set_title("as fitted")
+    return canvas.panel(
+        f"{names[0]} against {names[1]}: {len(shown)} points, {mixture.components} components."
+    )
+
+
+def ellipse(centre: Array, covariance: Array, deviations: float = 2.0) -> tuple[Array, Array]:
+    """The outline at so many standard deviations."""
+    values, vectors = np.linalg.eigh(covariance)
+    angle = np.linspace(0, 2 * np.pi, 73)
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    x, y = centre[:, None] + vectors @ (deviations * np.sqrt(np.maximum(values, 0))[:, None] * circle)
+    return x, y
+
+
+def _frame(canvas: Canvas, shown: Array, centre: Mixture, pair: tuple[int, int]) -> None:
+    """Keep a component that is far wider than the data from shrinking them to a dot."""
+    low, high = np.nanmin(shown, axis=0), np.nanmax(shown, axis=0)
+    reach = 0.75 * np.maximum(high - low, 1e-12)
+    limits = []
+    for axis, feature in enumerate(pair):
+        place = centre.loc[0, :, feature]
+        spread = 2.1 * np.sqrt(np.maximum(centre.covariance[0, :, feature, feature], 0))
+        margin = 0.04 * (high[axis] - low[axis])
+        limits.append(
+            (
+                max(min(low[axis] - margin, (place - spread).min()), low[axis] - reach[axis]),
+                min(max(high[axis] + margin, (place + spread).max()), high[axis] + reach[axis]),
+            )
+        )
+    if np.isfinite(limits).all():
+        canvas.axes.set_xlim(*limits[0])
+        canvas.axes.set_ylim(*limits[1])
+
+
+def histogram(mixture: Mixture, values: Array, name: str) -> Panel:
+    """The only feature of the data as a histogram under the components' densities."""
+    values = values[np.isfinite(values)]
+    canvas = Canvas(width=420, height=240)
+    low, high = values.min(), values.max()
+    margin = 0.08 * (high - low) or 1.0
+    edges = np.histogram_bin_edges(values, "fd", (low, high))
+    bins = int(np.clip(len(edges) - 1, 8, 50))
+    height, edges = np.histogram(values, bins, density=True)
+    canvas.axes.stairs(height, edges, fill=True, color=colour("band"))
+    at = np.linspace(low - margin, high + margin, 240)
+    some = mixture.some(100)
+    scale = np.sqrt(some.covariance[..., 0, 0])[..., None]
+    curves = np.exp(-0.5 * ((at - some.loc) / scale) ** 2) / (np.sqrt(2 * np.pi) * scale)
+    curves = some.weight[..., None] * curves
+    if len(curves) > 1:
+        band = np.quantile(curves.sum(1), [0.05, 0.95], axis=0)
+        canvas.axes.fill_between(at, *band, color=colour("ink"), alpha=0.18, lw=0)
+    canvas.axes.plot(at, curves.sum(1).mean(0), color=colour("ink"), lw=1.6)
+    for k in range(mixture.components):
+        canvas.axes.plot(at, curves[:, k].mean(0), color=colour(series(k)), lw=1.3, ls="--")
+    canvas.axes.set_ylim(0, 1.15 * max(height.max(), curves.sum(1).mean(0).max()))
+    canvas.axes.set_xlabel(name)
+    canvas.axes.set_ylabel("density")
+    return canvas.panel(f"Histogram of {name} under {mixture.components} component densities.")

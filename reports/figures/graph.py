@@ -1,0 +1,404 @@
+"""The model as a graph: what depends on what, plates as boxes, drawn in layers without graphviz.
+
+Sites of one plate set share a band of columns; bands stand in the order that keeps every plate in
+one box and makes arrows short. A layer is the longest path that leads to a site; a site that
+depends on nothing stands just above what it feeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from markupsafe import escape
+from pyro.infer.inspect import get_model_relations
+
+from storyzoo.inference.engine.structure import defaults
+from storyzoo.reports.figures import ID_PREFIX, Figure, Key, Panel
+from storyzoo.reports.figures.svg import plain
+
+if TYPE_CHECKING:
+    from storyzoo.reports.page import Fitted
+
+ROWS = 60
+"""Rows of the data with which the model is run: relations do not depend on how many."""
+SERIES_FROM = 4
+"""Sites ``x_0, x_1, …`` that are drawn as one from so many on."""
+WIDTH, HEIGHT, GAP, LAYER = 62.0, 38.0, 16.0, 88.0
+"""Sizes in points: narrowest node, its height, the space between nodes, from layer to layer."""
+MARGIN = 14.0
+
+
+@dataclass(frozen=True)
+class Node:
+    """A site as drawn: its kind, its distribution, the plates around it, what it depends on."""
+
+    name: str
+    kind: str
+    distribution: str
+    plates: tuple[str, ...]
+    parents: tuple[str, ...]
+
+    @property
+    def width(self) -> float:
+        """Wide enough for its name."""
+        longest = max(len(plain(self.name, 20)) * 7.4, len(self.distribution) * 5.6)
+        return max(WIDTH, longest + 26)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A plate as drawn."""
+
+    name: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def graph_figure(fit: Fitted) -> Figure:
+    """The graph of a fit's story, with the key to its marks."""
+    nodes, note = nodes_of(fit)
+    sizes = {name: len(values) for name, values in fit.structure.coords.items()}
+    drawing = draw(nodes, sizes)
+    kinds = {node.kind for node in nodes}
+    marks = {
+        "latent": Key("○", "ink", "unknown"),
+        "discrete": Key("◌", "ink", "unknown and discrete (summed out)"),
+        "observed": Key("●", "muted", "observed"),
+        "deterministic": Key("▢", "ink", "computed"),
+    }
+    keys = [key for kind, key in marks.items() if kind in kinds]
+    if any(node.plates for node in nodes):
+        keys.append(Key("▭", "muted", "plate: repeated so many times"))
+    caption = "An arrow says that one draw depends on another." + (f" {note}" if note else "")
+    arrows = "; ".join(f"{n.name} on {', '.join(n.parents)}" for n in nodes if n.parents)
+    alt = f"Graph of the model. Depends: {arrows or 'nothing on anything'}."
+    panel = Panel(drawing.replace("ALT", str(escape(plain(alt))), 1), plain(alt))
+    return Figure("graph", "The model", caption, (panel,), tuple(keys), layout="natural")
+
+
+# -- what depends on what ----------------------------------------------------------------------
+
+
+def nodes_of(fit: Fitted) -> tuple[list[Node], str]:
+    """Sites of the story and, where the model can be traced for it, their parents; and a note."""
+    sites = fit.structure.sites
+    try:
+        relations = _relations(fit)
+        note = ""
+    except Exception as error:  # a user's model may raise anything when it is run for its graph
+        relations = {}
+        note = f"The arrows could not be traced ({plain(error, 120)})."
+    parents: Mapping[str, Sequence[str]] = relations.get("sample_sample", {})
+    named: Mapping[str, str] = relations.get("sample_dist", {})
+    nodes = [
+        Node(
+            name=name,
+            kind=site.kind,
+            distribution="" if site.kind == "deterministic" else str(named.get(name, "")),
+            plates=tuple(site.plates),
+            parents=tuple(parent for parent in parents.get(name, ()) if parent in sites),
+        )
+        for name, site in sites.items()
+    ]
+    return folded(nodes), note
+
+
+def _relations(fit: Fitted) -> dict[str, Any]:
+    story = fit.story
+    with defaults(getattr(torch, story.dtype), "cpu"):
+        data = {
+            name: _placeholder(fit, name, story.data_dims.get(name, ()))
+            for name in fit.structure.arguments
+        }
+        relations: dict[str, Any] = get_model_relations(story.model, model_kwargs=data)
+    return relations
+
+
+def _placeholder(fit: Fitted, argument: str, dims: tuple[str, ...]) -> torch.Tensor:
+    """The first rows of an argument, with nothing missing."""
+    values = given(fit, argument)
+    if fit.story.examples in dims and values.ndim >= len(dims):
+        axis = dims.index(fit.story.examples)
+        values = np.take(values, range(min(ROWS, values.shape[axis])), axis=axis)
+    if np.issubdtype(values.dtype, np.floating):
+        known = values[np.isfinite(values)]
+        fill = float(np.median(known)) if known.size else 0.0
+        return torch.as_tensor(np.where(np.isfinite(values), values, fill)).to(torch.empty(0))
+    return torch.as_tensor(values)
+
+
+def given(fit: Fitted, argument: str) -> np.ndarray[Any, Any]:
+    """What the model was given under a name: in the tree by that name or by the site it feeds."""
+    sites = [name for name, site in fit.structure.sites.items() if site.argument == argument]
+    for group in ("constant_data", "observed_data"):
+        node = fit.tree.children.get(group)
+        for name in (argument, *sites):
+            if node is not None and name in node.data_vars:
+                return np.asarray(node[name].values)
+    raise LookupError(f"the tree keeps no data called {argument}")
+
+
+def folded(nodes: Sequence[Node]) -> list[Node]:
+    """Long series of sites that differ in a number alone (``x_0 … x_99``) become one each."""
+    stems: dict[tuple[str, str, tuple[str, ...]], list[Node]] = {}
+    for node in nodes:
+        stem = re.sub(r"[_\d]*\d$", "", node.name)
+        if stem and stem != node.name:
+            stems.setdefault((stem, node.kind, node.plates), []).append(node)
+    called = {node.name: node.name for node in nodes}
+    for (stem, _, _), members in stems.items():
+        if len(members) >= SERIES_FROM:
+            first, last = members[0].name, members[-1].name
+            called.update({node.name: f"{first} … {last[len(stem) :].strip('_')}" for node in members})
+    merged: dict[str, Node] = {}
+    for node in nodes:
+        name = called[node.name]
+        parents = [called[parent] for parent in node.parents]
+        before = merged[name].parents if name in merged else ()
+        kept = tuple(dict.fromkeys([*before, *(parent for parent in parents if parent != name)]))
+        merged[name] = dataclasses.replace(node, name=name, parents=kept)
+    return list(merged.values())
+
+
+# -- where it stands ---------------------------------------------------------------------------
+
+
+def layers(nodes: Sequence[Node]) -> dict[str, int]:
+    """Layer of each node, the top one 0. A cycle (which folding may make) is cut where it closes."""
+    by_name = {node.name: node for node in nodes}
+    depth: dict[str, int] = {}
+
+    def descend(name: str, above: frozenset[str]) -> int:
+        if name not in depth:
+            parents = [p for p in by_name[name].parents if p not in above and p in by_name]
+            below = above | {name}
+            depth[name] = 1 + max((descend(parent, below) for parent in parents), default=-1)
+        return depth[name]
+
+    for node in nodes:
+        descend(node.name, frozenset())
+    children: dict[str, list[str]] = {}
+    for node in nodes:
+        for parent in node.parents:
+            children.setdefault(parent, []).append(node.name)
+    for node in nodes:
+        if not node.parents and node.name in children:
+            depth[node.name] = max(0, min(depth[child] for child in children[node.name]) - 1)
+    return depth
+
+
+def placed(nodes: Sequence[Node]) -> dict[str, tuple[float, float]]:
+    """Centre of each node."""
+    depth = layers(nodes)
+    bands: dict[tuple[str, ...], list[Node]] = {}
+    for node in nodes:
+        bands.setdefault(tuple(sorted(node.plates)), []).append(node)
+    order = _band_order(list(bands), nodes)
+    centres: dict[str, tuple[float, float]] = {}
+    left = 0.0
+    before: tuple[str, ...] = ()
+    for band in order:
+        left += MARGIN * len(set(band) ^ set(before))  # room for the edges of boxes in between
+        rows: dict[int, list[Node]] = {}
+        for node in bands[band]:
+            rows.setdefault(depth[node.name], []).append(node)
+        width = max(sum(n.width + GAP for n in row) for row in rows.values())
+        for layer, row in rows.items():
+            row = sorted(row, key=lambda n: _pull(n, centres))
+            x = left + (width - sum(n.width + GAP for n in row)) / 2
+            for node in row:
+                centres[node.name] = (x + (node.width + GAP) / 2, layer * LAYER)
+                x += node.width + GAP
+        left += width
+        before = band
+    return centres
+
+
+def _pull(node: Node, centres: Mapping[str, tuple[float, float]]) -> float:
+    known = [centres[parent][0] for parent in node.parents if parent in centres]
+    return sum(known) / len(known) if known else 0.0
+
+
+def _band_order(bands: list[tuple[str, ...]], nodes: Sequence[Node]) -> list[tuple[str, ...]]:
+    """Order of the plate sets: every plate in one run where possible, then short arrows."""
+    if len(bands) > 7:
+        return sorted(bands)
+    band_of = {node.name: tuple(sorted(node.plates)) for node in nodes}
+    plates = {plate for band in bands for plate in band}
+
+    def cost(order: Sequence[tuple[str, ...]]) -> tuple[int, int]:
+        place = {band: i for i, band in enumerate(order)}
+        broken = 0
+        for plate in plates:
+            inside = [i for i, band in enumerate(order) if plate in band]
+            broken += inside[-1] - inside[0] + 1 - len(inside)
+        length = sum(
+            abs(place[band_of[node.name]] - place[band_of[parent]])
+            for node in nodes
+            for parent in node.parents
+        )
+        return broken, length
+
+    return list(min(itertools.permutations(bands), key=cost))
+
+
+def boxes_of(nodes: Sequence[Node], centres: Mapping[str, tuple[float, float]]) -> list[Box]:
+    """A box around the members of each plate, the widest first; inner ones fit into outer ones."""
+    members = {
+        plate: [node for node in nodes if plate in node.plates]
+        for plate in dict.fromkeys(plate for node in nodes for plate in node.plates)
+    }
+    boxes = []
+    for plate, inside in members.items():
+        names = {node.name for node in inside}
+        within = sum(
+            1
+            for other, theirs in members.items()
+            if other != plate
+            and {n.name for n in theirs} <= names
+            and ({n.name for n in theirs} < names or other > plate)
+        )
+        pad = MARGIN * 0.75 + within * MARGIN
+        boxes.append(
+            Box(
+                plate,
+                min(centres[n.name][0] - n.width / 2 for n in inside) - pad,
+                min(centres[n.name][1] for n in inside) - HEIGHT / 2 - pad,
+                max(centres[n.name][0] + n.width / 2 for n in inside) + pad,
+                max(centres[n.name][1] for n in inside) + HEIGHT / 2 + pad + 11 * (1 + within),
+            )
+        )
+    return sorted(boxes, key=lambda box: (box.left - box.right))
+
+
+# -- drawing -----------------------------------------------------------------------------------
+
+
+def draw(nodes: Sequence[Node], sizes: Mapping[str, int]) -> str:
+    """The graph as SVG; ``ALT`` stands where its description goes."""
+    centres = placed(nodes)
+    boxes = boxes_of(nodes, centres)
+    lefts = [box.left for box in boxes] + [centres[n.name][0] - n.width / 2 for n in nodes]
+    rights = [box.right for box in boxes] + [centres[n.name][0] + n.width / 2 for n in nodes]
+    tops = [box.top for box in boxes] + [y - HEIGHT / 2 for _, y in centres.values()]
+    bottoms = [box.bottom for box in boxes] + [y + HEIGHT / 2 for _, y in centres.values()]
+    left, top = min(lefts) - 4, min(tops) - 4
+    width, height = max(rights) + 4 - left, max(bottoms) + 4 - top
+    arrow = (
+        f'<defs><marker id="{ID_PREFIX}arrow" viewBox="0 0 8 8" refX="7" refY="4" '
+        'markerWidth="7" markerHeight="7" orient="auto-start-reverse">'
+        '<path d="M0 .8L7.4 4L0 7.2z" style="fill:var(--muted)"/></marker></defs>'
+    )
+    parts = [
+        *(_box(box, sizes.get(box.name)) for box in boxes),
+        *_arrows(nodes, centres),
+        *(_node(node, *centres[node.name]) for node in nodes),
+    ]
+    return (
+        f'<svg viewBox="{left:.1f} {top:.1f} {width:.1f} {height:.1f}" role="img" '
+        f'aria-label="ALT" style="--natural:{width:.0f}">{arrow}{"".join(parts)}</svg>'
+    )
+
+
+def _box(box: Box, size: int | None) -> str:
+    label = plain(box.name, 24) + (f" = {size}" if size is not None else "")
+    return (
+        f'<rect x="{box.left:.1f}" y="{box.top:.1f}" width="{box.right - box.left:.1f}" '
+        f'height="{box.bottom - box.top:.1f}" rx="7" '
+        'style="fill:none;stroke:var(--axis);stroke-width:1"/>'
+        f'<text x="{box.right - 7:.1f}" y="{box.bottom - 5:.1f}" '
+        f'style="font-size:9.5px;text-anchor:end;fill:var(--muted)">{escape(label)}</text>'
+    )
+
+
+def _node(node: Node, x: float, y: float) -> str:
+    fill = "var(--shade)" if node.kind == "observed" else "var(--paper)"
+    dash = ";stroke-dasharray:4 3" if node.kind == "discrete" else ""
+    style = f"fill:{fill};stroke:var(--ink);stroke-width:1.2{dash}"
+    half = node.width / 2
+    if node.kind == "deterministic":
+        shape = (
+            f'<rect x="{x - half:.1f}" y="{y - HEIGHT / 2:.1f}" width="{node.width:.1f}" '
+            f'height="{HEIGHT}" rx="3" style="{style}"/>'
+        )
+    else:
+        shape = (
+            f'<ellipse cx="{x:.1f}" cy="{y:.1f}" rx="{half:.1f}" ry="{HEIGHT / 2}" style="{style}"/>'
+        )
+    name, under = plain(node.name, 20), plain(node.distribution, 22)
+    text = (
+        f'<text x="{x:.1f}" y="{y + (-1 if under else 4):.1f}" '
+        f'style="font-size:12px;text-anchor:middle;fill:var(--ink)">{escape(name)}</text>'
+    )
+    if under:
+        text += (
+            f'<text x="{x:.1f}" y="{y + 11:.1f}" '
+            f'style="font-size:8.5px;text-anchor:middle;fill:var(--muted)">{escape(under)}</text>'
+        )
+    return f"<g><title>{escape(plain(node.name))}</title>{shape}{text}</g>"
+
+
+def _arrows(nodes: Sequence[Node], centres: Mapping[str, tuple[float, float]]) -> list[str]:
+    by_name = {node.name: node for node in nodes}
+    arrows = []
+    for node in nodes:
+        for parent in node.parents:
+            start, end = by_name[parent], node
+            arrows.append(_arrow(start, end, nodes, centres))
+    return arrows
+
+
+def _arrow(
+    start: Node, end: Node, nodes: Sequence[Node], centres: Mapping[str, tuple[float, float]]
+) -> str:
+    """A straight arrow, or one bent around the nodes that it would cross."""
+    a, b = centres[start.name], centres[end.name]
+    bend = _bend(a, b, [n for n in nodes if n.name not in (start.name, end.name)], centres)
+    middle = ((a[0] + b[0]) / 2 + bend, (a[1] + b[1]) / 2)
+    first = _edge(a, middle, start.width / 2)
+    last = _edge(b, middle, end.width / 2)
+    path = (
+        f"M{first[0]:.1f} {first[1]:.1f}"
+        + (f"Q{middle[0]:.1f} {middle[1]:.1f} " if bend else "L")
+        + f"{last[0]:.1f} {last[1]:.1f}"
+    )
+    return (
+        f'<path d="{path}" marker-end="url(#{ID_PREFIX}arrow)" '
+        'style="fill:none;stroke:var(--muted);stroke-width:1.1"/>'
+    )
+
+
+def _edge(
+    centre: tuple[float, float], toward: tuple[float, float], half: float
+) -> tuple[float, float]:
+    """Where the line from the centre of an ellipse leaves it."""
+    dx, dy = toward[0] - centre[0], toward[1] - centre[1]
+    scale = math.hypot(dx / half, dy / (HEIGHT / 2)) or 1.0
+    return centre[0] + dx / scale, centre[1] + dy / scale
+
+
+def _bend(
+    a: tuple[float, float],
+    b: tuple[float, float],
+    others: Sequence[Node],
+    centres: Mapping[str, tuple[float, float]],
+) -> float:
+    """How far sideways the middle of an arrow must go to pass the nodes between its ends."""
+    for share in np.linspace(0.08, 0.92, 24):
+        x, y = a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1])
+        for node in others:
+            cx, cy = centres[node.name]
+            if math.hypot((x - cx) / (node.width / 2 + 3), (y - cy) / (HEIGHT / 2 + 3)) < 1:
+                side = 1.0 if x >= cx else -1.0
+                return side * (node.width + 30)
+    return 0.0

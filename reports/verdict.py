@@ -1,0 +1,225 @@
+"""The verdict on a fit: named checks, one word, and what to do next in order of cause.
+
+Checks of the posterior and of the optimum decide; those of leave-one-out scores and of likelihood
+estimates qualify those numbers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from storyzoo.inference.engine.method import Info
+from storyzoo.inference.engine.psis import Loo, elpd_loo
+from storyzoo.reports.check import Check, check, order_of_cause
+from storyzoo.reports.diagnostics import Diagnostics, diagnose, element_name
+from storyzoo.reports.draw_checks import checks_of_draws
+from storyzoo.reports.optimum_checks import (
+    RESUME,
+    checks_of_approximation,
+    checks_of_point,
+    finals,
+)
+from storyzoo.story import Story
+
+__all__ = ["Check", "Verdict", "judge"]
+
+TRUST = "trust"
+TOO_SHORT = "too short"
+DO_NOT_TRUST = "do not trust"
+APPROXIMATE = "approximate"
+POINT = "point estimate"
+
+NEARLY = 1.05
+"""R-hat up to which draws whose ESS passes are merely too few."""
+
+RECORDED = {
+    "diverging": "divergences",
+    "energy": "E-BFMI",
+    "reached_max_treedepth": "tree depth",
+}
+"""Statistics that a sampler may record, and the check that needs each."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to think of a fit."""
+
+    verdict: str
+    """``trust``, ``too short``, ``do not trust``, ``approximate`` or ``point estimate``."""
+    headline: str
+    checks: tuple[Check, ...]
+    do_next: tuple[str, ...]
+    """In order of cause, without repeats."""
+    notes: tuple[str, ...] = ()
+    """What was not checked, how the run ended, and what the engine had to say."""
+
+
+def judge(
+    tree: xr.DataTree,
+    info: Info,
+    *,
+    kind: str,
+    story: Story,
+    loo: Loo | None = None,
+    also: Sequence[Check] = (),
+) -> Verdict:
+    """Judge a fit whose labels are already matched.
+
+    ``kind``: ``draws``, ``approximation`` or ``point``. ``loo`` is computed from the tree's log
+    likelihoods where it is not given. ``also`` holds checks that only the caller can make, such
+    as one of a likelihood estimate.
+    """
+    posterior = tree["posterior"].to_dataset()
+    stats = tree["sample_stats"].to_dataset() if "sample_stats" in tree.children else xr.Dataset()
+    notes = list(notes_of(info, kind, stats))
+    if kind == "draws":
+        judged, said = _judged(tree, story)
+        notes += said
+        found = list(checks_of_draws(posterior, stats, info, story, judged))
+    elif kind == "approximation":
+        found = list(checks_of_approximation(posterior, stats, info))
+    else:
+        found = list(checks_of_point(posterior, info))
+    loo = elpd_loo(tree, kind) if loo is None else loo
+    if loo is not None:
+        found.append(leave_one_out(loo))
+    checks = tuple(sorted([*found, *also], key=lambda c: order_of_cause(c.name)))
+    word = decide(checks, kind)
+    return Verdict(
+        verdict=word,
+        headline=headline(word, checks, info),
+        checks=checks,
+        do_next=do_next(checks, info, kind),
+        notes=tuple(notes),
+    )
+
+
+def decide(checks: Sequence[Check], kind: str) -> str:
+    """The word that the checks of scope posterior and optimum come to."""
+    failed = [c for c in checks if c.decides and not c.passed]
+    if not failed:
+        return {"draws": TRUST, "approximation": APPROXIMATE}.get(kind, POINT)
+    only = failed[0]
+    nearly = only.value is not None and only.value <= NEARLY
+    if len(failed) == 1 and only.name == "r_hat" and nearly:
+        return TOO_SHORT
+    return DO_NOT_TRUST
+
+
+def do_next(checks: Sequence[Check], info: Info, kind: str) -> tuple[str, ...]:
+    """Advice of the failed checks in order of cause, then what was left untested."""
+    steps = [c.advice for c in checks if not c.passed and c.advice]
+    if kind == "draws":
+        if info.stopped == "interrupted":
+            steps.append(RESUME)
+        if getattr(info, "one_mode", False):
+            steps.append(
+                "Test for other modes: start the chains apart (`--with start=prior`), or look at "
+                "`--method map --with restarts=50`"
+            )
+    elif _starts(info) == 1:
+        setting = "starts" if finals(info, "starts").size else "restarts"
+        steps.append(f"Look for other optima: `--with {setting}=10`")
+    return tuple(dict.fromkeys(steps))
+
+
+def notes_of(info: Info, kind: str, stats: xr.Dataset) -> list[str]:
+    """How the run ended, what was not tested, and the engine's own notes."""
+    notes = []
+    if info.stopped == "interrupted":
+        notes.append("cut short: interrupted before the end; judged on what there is")
+    elif info.stopped == "minutes":
+        notes.append("ended when its minutes were spent")
+    if kind == "draws":
+        if getattr(info, "one_mode", False):
+            notes.append("multimodality not tested: all chains started at one point")
+        missing = [words for name, words in RECORDED.items() if name not in stats]
+        if missing:
+            notes.append(f"not checked, since the sampler records none: {', '.join(missing)}")
+    elif _starts(info) == 1:
+        notes.append("other optima not looked for: one start only")
+    return [*notes, *info.notes]
+
+
+def headline(word: str, checks: Sequence[Check], info: Info) -> str:
+    """One or two sentences: what the word rests on."""
+    failed = [c for c in checks if c.decides and not c.passed]
+    deciding = [c for c in checks if c.decides]
+    worst = "; ".join(c.where for c in failed[:3] if c.where)
+    more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+    by_name = {c.name: c for c in checks}
+    text = {
+        TRUST: f"All {len(deciding)} checks pass{_sampled(by_name)}.",
+        TOO_SHORT: f"Sound but too short: {worst}. Run longer.",
+        DO_NOT_TRUST: f"{len(failed)} of {len(deciding)} checks fail: {worst}{more}.",
+        APPROXIMATE: f"Sound as far as its {len(deciding)} checks see"
+        f"{_said(by_name, 'k_hat')}, but biased by construction.",
+        POINT: f"One point, without uncertainty{_said(by_name, 'restarts')}.",
+    }[word]
+    if getattr(info, "one_mode", False):
+        text += " Multimodality not tested: all chains started at one point."
+    if info.stopped == "interrupted":
+        text += " Cut short: judged on what was drawn."
+    return text
+
+
+def leave_one_out(loo: Loo) -> Check:
+    """k-hat of every example's leave-one-out weights; speaks of ELPD alone."""
+    values = loo.k_hats.to_numpy()
+    known = np.where(np.isnan(values), -np.inf, values)
+    above = int((known >= loo.threshold).sum())
+    seen = int((~np.isnan(values)).sum())
+    if not seen:
+        where, worst = "too few draws", float("nan")
+    else:
+        index = np.unravel_index(int(known.argmax()), known.shape)
+        place = element_name(loo.k_hats, tuple(int(i) for i in index))
+        worst = float(known[index])
+        where = f"worst {worst:.2f} at {place}"
+        where = f"{above} of {seen} examples; {where}" if above else where
+    return check(
+        "k_hat_loo",
+        bool(seen) and not above,
+        value=worst,
+        threshold=loo.threshold,
+        where=where,
+        meaning="Leaving one of these examples out moves the posterior too far for reweighting: "
+        "ELPD-LOO is too hopeful. The draws themselves may be perfect.",
+        advice="Compare by held-out data instead of ELPD-LOO: `zoo compare`, or "
+        "`zoo fit --holdout 0.2`",
+    )
+
+
+def _judged(tree: xr.DataTree, story: Story) -> tuple[Diagnostics, list[str]]:
+    """Diagnostics of what R-hat and ESS are judged on, and a note where that is a choice."""
+    posterior = tree["posterior"].to_dataset()
+    if not story.identified:
+        return diagnose(posterior), []
+    groups = [posterior]
+    groups += [tree[g].to_dataset() for g in ("log_likelihood",) if g in tree.children]
+    for group in groups:
+        known = tuple(name for name in story.identified if name in group)
+        if known:
+            note = f"R-hat and ESS are judged on what is identified: {', '.join(known)}"
+            return diagnose(group, known), [note]
+    missing = ", ".join(story.identified)
+    return diagnose(posterior), [f"not kept: {missing}; R-hat and ESS are judged on all unknowns"]
+
+
+def _starts(info: Info) -> int:
+    """How many starts an ascent or SVI made; 0 where the method has none."""
+    return max(finals(info, "objectives").size, finals(info, "starts").size)
+
+
+def _sampled(checks: dict[str, Check]) -> str:
+    said = [checks[name].where for name in ("r_hat", "ess_bulk") if name in checks]
+    said = [text for text in said if text]
+    return f": {'; '.join(said)}" if said else ""
+
+
+def _said(checks: dict[str, Check], name: str) -> str:
+    return f" ({checks[name].where})" if name in checks and checks[name].where else ""
