@@ -27,13 +27,13 @@ def read_file(path: Path, selection: Selection | None = None) -> Dataset:
     from storyzoo.datasets import npz, parquet, text_table
 
     selection = selection or Selection()
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: name a file in it")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"{path.name} is none of {', '.join(SUFFIXES)}: convert it to one of them")
     if not path.exists():
         raise DataError(f"no file {str(path)!r}{_neighbour(path)}")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder: name a file in it")
     if path.stat().st_size == 0:
         raise DataError(f"{path.name} is empty (0 bytes): write it again")
     if suffix == ".npz":

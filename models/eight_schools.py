@@ -55,7 +55,7 @@ class EightSchools(Story):
                 theta = pyro.sample("theta", dist.Normal(mu, tau))
             else:
                 raw = pyro.sample("theta_raw", dist.Normal(0.0, 1.0))
-                theta = pyro.deterministic("theta", mu + tau * raw)
+                theta = pyro.deterministic("theta", mu + tau * raw, event_dim=0)
             pyro.sample("effect", dist.Normal(theta, stderr), obs=effect)
 
     def check(self, data: Data) -> None:

@@ -21,6 +21,7 @@ class Kind(NamedTuple):
     source: str
 
 
+ARITHMETIC = "arithmetic: a mean over a draw that is not finite is not finite"
 VEHTARI_2021 = (
     "Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-normalization, folding, and "
     "localization: an improved R-hat, Bayesian Analysis 16(2)"
@@ -42,20 +43,20 @@ YAO_2022 = (
 )
 KUCUKELBIR_2017 = (
     "Kucukelbir, Tran, Ranganath, Gelman & Blei (2017), Automatic differentiation variational "
-    "inference, JMLR 18(14), §2.6"
+    "inference, JMLR 18(14)"
 )
 BLEI_2017 = (
     "Blei, Kucukelbir & McAuliffe (2017), Variational inference: a review for statisticians, "
-    "JASA 112(518), §2.4"
+    "JASA 112(518)"
 )
-MCLACHLAN_2000 = "McLachlan & Peel (2000), Finite Mixture Models, §2.12 (starts) and §3.8 (spikes)"
+MCLACHLAN_2000 = "McLachlan & Peel (2000), Finite Mixture Models, Wiley"
 VEHTARI_2017 = (
     "Vehtari, Gelman & Gabry (2017), Practical Bayesian model evaluation using leave-one-out "
     "cross-validation and WAIC, Statistics and Computing 27(5)"
 )
 
 KINDS: dict[str, Kind] = {
-    "finite": Kind("Every number is finite", "posterior", GELMAN_2013),
+    "finite": Kind("Every number is finite", "posterior", ARITHMETIC),
     "moving": Kind("Every chain moves", "posterior", VEHTARI_2021),
     "divergences": Kind("No divergent transitions", "posterior", BETANCOURT_2017),
     "e_bfmi": Kind("Energy mixes (E-BFMI ≥ 0.3)", "posterior", BETANCOURT_2016),

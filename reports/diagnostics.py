@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +70,8 @@ def elements_of(
         values = array.transpose("chain", "draw", *dims).to_numpy().astype(np.float64)
         for index in distinct(dims, values):
             names.append(element_name(array, index))
-            blocks.append(values[(..., *index)])
+            at: Any = (..., *index)
+            blocks.append(values[at])
     shape = (0, posterior.sizes.get("chain", 0), posterior.sizes.get("draw", 0))
     return tuple(names), np.stack(blocks) if blocks else np.zeros(shape)
 

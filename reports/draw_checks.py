@@ -207,7 +207,7 @@ def one_mode(judged: Diagnostics, chains: list[str], lp: Array | None) -> Check:
     where = "chains that started apart agree"
     if place is not None:
         element, upper = place
-        where = f"at {judged.names[element]} " + " and ".join(
+        where = f"at {judged.names[element]}: " + " and ".join(
             _group(judged.draws[element], lp, chains, group) for group in (~upper, upper)
         )
     return check(
@@ -244,7 +244,7 @@ def _split(judged: Diagnostics) -> tuple[int, Flags] | None:
 def _group(draws: Array, lp: Array | None, chains: list[str], group: Flags) -> str:
     """``chains 0, 2 near -3.1 (log density -210.4)``."""
     names = ", ".join(name for name, member in zip(chains, group, strict=True) if member)
-    text = f"chain{'s' * (group.sum() > 1)} {names} near {draws[group].mean():.3g}"
+    text = f"chain{'s' if group.sum() > 1 else ''} {names} near {draws[group].mean():.3g}"
     return text if lp is None else f"{text} (log density {lp[group].mean():.1f})"
 
 
@@ -258,10 +258,10 @@ def agreement(judged: Diagnostics, warmup: int) -> Check:
     longer += f" --with warmup={_nice(2 * warmup)}`" if warmup and worst > 1.05 else "`"
     return check(
         "r_hat",
-        worst <= R_HAT,
+        not name or worst <= R_HAT,
         value=worst,
         threshold=R_HAT,
-        where=f"worst {worst:.3f} at {name}{many}" if name else "",
+        where=f"worst R-hat {worst:.3f} at {name}{many}" if name else "",
         meaning="The chains, or the halves of one, have not forgotten where they started: they "
         "do not yet describe one distribution.",
         advice=f"Run longer: {longer}"
@@ -277,7 +277,7 @@ def effective(judged: Diagnostics, name: str, ess: Array, more: str) -> Check:
     bulk = "means and R-hat itself" if part == "bulk" else "the ends of the intervals"
     return check(
         name,
-        worst >= threshold,
+        not element or worst >= threshold,
         value=worst,
         threshold=threshold,
         where=f"lowest {part} ESS {worst:,.0f} at {element}" if element else "",
@@ -292,7 +292,7 @@ def sharp_means(judged: Diagnostics, more: str) -> Check:
     worst, name = _worst(judged, judged.mcse, highest=True)
     return check(
         "mcse",
-        worst <= MCSE,
+        not name or worst <= MCSE,
         value=worst,
         threshold=MCSE,
         where=f"worst {worst:.3f} sd at {name}" if name else "",
@@ -302,9 +302,12 @@ def sharp_means(judged: Diagnostics, more: str) -> Check:
 
 
 def _worst(judged: Diagnostics, values: Array, *, highest: bool) -> tuple[float, str]:
-    """The worst value over what varies and its element; one that is unknown counts as worst."""
+    """The worst value over what varies and its element; one that is unknown counts as worst.
+
+    nan and no name where nothing varies.
+    """
     if not judged.varies.any():
-        return (1.0, "") if highest else (math.inf, "")
+        return math.nan, ""
     bad = np.inf if highest else 0.0
     known = np.where(np.isfinite(values), values, bad)
     ranked = np.where(judged.varies, known, -np.inf if highest else np.inf)
@@ -315,6 +318,8 @@ def _worst(judged: Diagnostics, values: Array, *, highest: bool) -> tuple[float,
 def _more_draws(judged: Diagnostics) -> str:
     """How many draws would do, or that more of the same won't."""
     wanted = ESS_PER_CHAIN * judged.draws.shape[1]
+    if not judged.varies.any():
+        return ""
     got = min(_worst(judged, ess, highest=False)[0] for ess in (judged.ess_bulk, judged.ess_tail))
     means = _worst(judged, judged.mcse, highest=True)[0]
     factor = max(wanted / max(got, 1.0), (means / MCSE) ** 2 if math.isfinite(means) else 1.0)

@@ -100,7 +100,8 @@ def _from_table(story: Story, name: str, table: pd.DataFrame, target: str | None
     taken = _by_name(story, columns, target)
     rest = [column for column in columns if column not in taken.values()]
     missing = [key for key in required(story) if key not in taken]
-    if len(missing) == 1 and rest:
+    sole = len(required(story)) == 1
+    if len(missing) == 1 and rest and (sole or _rank(story, missing[0]) != 1):
         chosen = {**{k: (v,) for k, v in taken.items()}, missing[0]: tuple(rest)}
         _check_single(story, name, missing[0], rest)
         rest = []
@@ -111,9 +112,8 @@ def _from_table(story: Story, name: str, table: pd.DataFrame, target: str | None
         )
     else:
         chosen = {key: (column,) for key, column in taken.items()}
-    values = {
-        key: _take(story, table, key, chosen[key]) for key in story.arguments() if key in chosen
-    }
+    order = [key for key in story.arguments() if key in chosen]
+    values = {key: _take(story, table, key, chosen[key]) for key in order}
     notes = (f"{name}: {story.name} takes no column {_listed(rest)}",) if rest else ()
     return _Found(values, chosen, notes)
 
@@ -123,11 +123,11 @@ def _by_name(story: Story, columns: Sequence[str], target: str | None) -> dict[s
     single = [key for key in story.arguments() if _rank(story, key) in (None, 1)]
     taken = {key: key for key in single if key in columns and key != target}
     if target is not None:
-        free = [key for key in single if key not in taken]
-        outcome = target if target in free else ("y" if "y" in free else (free or [""])[-1])
-        if not outcome:
+        if not single:
             raise DataError(f"{story.name} takes no single column: leave --target out")
-        taken[outcome] = target
+        free = [key for key in single if key not in taken]
+        likely = [key for key in (target, "y") if key in single]
+        taken[[*likely, *free, single[-1]][0]] = target
     return taken
 
 
@@ -192,11 +192,12 @@ def _as_array(name: str, key: str, value: Any) -> Value:
     if array.dtype.kind not in "iufb":
         raise DataError(f"{name}: {key!r} holds {array.dtype}: give numbers")
     whole = array.dtype.kind in "iub"
-    array = np.ascontiguousarray(array, dtype=np.int64 if whole else np.float64)
+    array = np.array(array, dtype=np.int64 if whole else np.float64, order="C")
     if not whole and np.isinf(array).any():
         raise DataError(f"{name}: {key!r} is infinite at {_place(value, array)}: give a number")
     if np.ndim(value) == 0:
-        return int(array) if whole else float(array)
+        number: float | int = array.item()
+        return number
     if not array.size:
         raise DataError(f"{name}: {key!r} is empty, of shape {array.shape}: give at least one row")
     return array

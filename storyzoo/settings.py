@@ -122,10 +122,8 @@ def _read_literal(where: str, value: Any, choices: tuple[Any, ...]) -> Any:
 
 def _read_tuple(where: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     """``(int, ...)`` or ``(float, float)``, written with commas between."""
-    parts = (
-        [part.strip() for part in value.split(",") if part.strip()] if _is_text(value) else value
-    )
-    parts = list(parts)
+    texts = value.split(",") if isinstance(value, str) else list(value)
+    parts = [part.strip() if isinstance(part, str) else part for part in texts if part != ""]
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         kinds = (kinds[0],) * len(parts)
     if len(parts) != len(kinds):
@@ -137,7 +135,7 @@ def _read_scalar(where: str, value: Any, kind: type) -> Any:
     wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
     wrong = SettingError(f"{where}={value!r} should be {wanted}")
     if kind is str:
-        if not _is_text(value):
+        if not isinstance(value, str):
             raise wrong
         return value
     if kind is bool:
@@ -151,13 +149,9 @@ def _read_scalar(where: str, value: Any, kind: type) -> Any:
         number = kind(value)
     except (TypeError, ValueError, OverflowError):
         raise wrong from None
-    if not _is_text(value) and number != value:
+    if not isinstance(value, str) and number != value:
         raise wrong
     return number
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _known(name: str, hints: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,14 +20,14 @@ class Field(NamedTuple):
 
 
 class Card(NamedTuple):
-    """The docstring of a class and its fields."""
+    """What the docstrings of a file and of its class say, and the class's fields."""
 
     text: str
     fields: tuple[Field, ...]
 
 
 def read_card(location: str) -> Card:
-    """Docstring and fields of the class at ``package.module:Class``."""
+    """Docstrings and fields of the class at ``package.module:Class``."""
     module, _, name = location.partition(":")
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
@@ -36,7 +35,8 @@ def read_card(location: str) -> Card:
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
-            return Card(inspect.cleandoc(ast.get_docstring(node) or ""), _fields(node))
+            texts = [ast.get_docstring(tree) or "", ast.get_docstring(node) or ""]
+            return Card("\n\n".join(filter(None, texts)), _fields(node))
     raise StoryzooError(f"{location}: {spec.origin} has no class {name!r}")
 
 

@@ -96,11 +96,11 @@ class LogDensity:
         for slot in self.slots:
             value = torch.as_tensor(latents[slot.name], dtype=self.dtype, device=self.device)
             leading = value.shape[: value.dim() - len(slot.shape)]
-            pieces.append(slot.transform.inv(value).reshape(*leading, -1))
+            pieces.append(slot.transform.inv(value).reshape((*leading, -1)))
         return torch.cat(pieces, -1) if pieces else torch.zeros(0, dtype=self.dtype)
 
     def _piece(self, q: Tensor, slot: Slot) -> Tensor:
-        return q[..., slot.offset : slot.end].reshape(*q.shape[:-1], *slot.unconstrained)
+        return q[..., slot.offset : slot.end].reshape((*q.shape[:-1], *slot.unconstrained))
 
     def _volume(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Log volume change of the global sites (a scalar) and of the local ones, by example."""
@@ -313,7 +313,7 @@ class LogDensity:
         with (
             poutine.trace() as tracer,
             StartMessenger(generator, everywhere=uniform),
-            ObservedMessenger(self.data, self.structure.missing),
+            ObservedMessenger(self.structure.missing),
         ):
             self.story.model(**self.data)
         nodes = tracer.trace.nodes

@@ -74,7 +74,7 @@ def run_model(
         tracer = stack.enter_context(poutine.trace())
         if enumerate_sites:
             stack.enter_context(poutine.enum(first_available_dim=-1 - structure.max_plate_nesting))
-        stack.enter_context(ObservedMessenger(data, structure.missing))
+        stack.enter_context(ObservedMessenger(structure.missing))
         stack.enter_context(ValueMessenger(latents, first_label=not enumerate_sites))
         model(**data)
     return tracer.trace

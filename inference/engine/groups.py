@@ -43,7 +43,9 @@ def with_deterministic(tree: DataTree, target: Target) -> DataTree:
         for name, value in values.items()
     }
     extra = build_tree(target.structure, {"posterior": by_dims(target.structure, added, 2)})
-    return _joined(tree, {"posterior": tree["posterior"].to_dataset().merge(extra["posterior"].to_dataset())})
+    return _joined(
+        tree, {"posterior": tree["posterior"].to_dataset().merge(extra["posterior"].to_dataset())}
+    )
 
 
 def complete(tree: DataTree, target: Target, seed: int) -> tuple[DataTree, list[str]]:
@@ -80,7 +82,9 @@ def likelihoods(
     if not target.structure.improper:
         prior = density.log_prior(flat).detach().cpu().numpy()
         groups["log_prior"] = {"log_prior": prior.reshape(leading)}
-    tied = [n for n, s in target.structure.discrete.items() if target.story.examples not in s.plates]
+    tied = [
+        n for n, s in target.structure.discrete.items() if target.story.examples not in s.plates
+    ]
     if target.story.examples is not None and tied:
         notes.append(f"no pointwise log likelihood: '{tied[0]}' ties the examples together")
         return groups

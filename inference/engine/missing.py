@@ -15,7 +15,7 @@ from storyzoo.errors import DataError
 
 
 class ObservedMessenger(Messenger):
-    """Names the argument that each observed site observes, and masks what is missing there.
+    """Masks what is missing at observed sites; given the data, names the argument of each.
 
     Sites of independent events get the mask on their base, so that each observed element still
     counts; a joint event can only be observed or missing as a whole.
@@ -23,12 +23,12 @@ class ObservedMessenger(Messenger):
     Raises DataError where an event is partly missing and its distribution can't be split.
     """
 
-    def __init__(self, data: Mapping[str, Any], missing: bool) -> None:
+    def __init__(self, missing: bool, data: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self._missing = missing
         self._storages = {
             value.untyped_storage().data_ptr(): name
-            for name, value in data.items()
+            for name, value in (data or {}).items()
             if isinstance(value, Tensor) and value.numel()
         }
 
@@ -38,7 +38,8 @@ class ObservedMessenger(Messenger):
             return
         if not isinstance(value, Tensor) or not value.numel():
             return
-        msg["infer"]["observes"] = self._storages.get(value.untyped_storage().data_ptr())
+        if self._storages:
+            msg["infer"]["observes"] = self._storages.get(value.untyped_storage().data_ptr())
         if self._missing and value.is_floating_point():
             msg["fn"], msg["value"] = _masked(msg["name"], msg["fn"], value)
 

@@ -98,9 +98,10 @@ def _leave_one_out(log_likelihood: xr.DataArray, correction: Array, r_eff: float
         scores[:, n] = _leave_out(column, correction, r_eff)
     seen = ~np.isnan(columns).any(axis=0)  # NaN stands for a value that was never observed
     elpd = scores[0, seen]
+    known = bool(elpd.size) and bool(np.isfinite(elpd).all())
     return Loo(
-        value=float(elpd.sum()),
-        se=float(np.sqrt(elpd.size * np.var(elpd))) if elpd.size else float("nan"),
+        value=float(elpd.sum()) if elpd.size else float("nan"),
+        se=float(np.sqrt(elpd.size * np.var(elpd))) if known else float("nan"),
         pointwise=example.copy(data=scores[0].reshape(example.shape)),
         k_hats=example.copy(data=scores[1].reshape(example.shape)),
         threshold=k_threshold(n_draws),
@@ -127,14 +128,30 @@ def _smooth(log_ratios: Array, r_eff: float) -> tuple[Array, float]:
         return plain, float("nan")
     if np.ptp(shifted) == 0:
         return plain, 0.0
-    try:
-        with np.errstate(all="ignore"):
-            smooth, shape = array_stats.psislw(-shifted, r_eff=r_eff)  # it negates what it is given
-    except ValueError:  # all tail weights are equal: nothing to fit
+    if not _fittable(shifted, r_eff):
         return plain, float("inf")
+    with np.errstate(all="ignore"):
+        smooth, shape = array_stats.psislw(-shifted, r_eff=r_eff)  # it negates what it is given
     if not np.isfinite(shape):
         return plain, float("inf")
     return np.asarray(smooth, dtype=np.float64), float(shape)
+
+
+def _fittable(shifted: Array, r_eff: float) -> bool:
+    """Whether the weights of the tail can be told apart where the fit takes its scale from.
+
+    The fit divides by the tail's lower quartile above its cut-off. Where that is zero (weights
+    hundreds of nats apart underflow) it returns a k-hat near zero: the worst approximations
+    would look the best.
+    """
+    size = shifted.size
+    tail = 3 * (size / r_eff) ** 0.5 if size * r_eff > 225 else size / 5
+    length = min(int(tail), size - 1)
+    if length < 5:
+        return False
+    ordered = np.sort(shifted)[-length - 1 :]
+    quartile = ordered[int(length / 4 + 0.5)]
+    return bool(np.exp(quartile) - np.exp(ordered[0]) > np.finfo(np.float64).tiny)
 
 
 def _by_example(log_likelihood: xr.Dataset) -> xr.DataArray:

@@ -194,7 +194,7 @@ def _first_run(story: Story, data: Data) -> Any:
         with (
             poutine.trace() as tracer,
             StartMessenger(generator),
-            ObservedMessenger(data, has_missing(data)),
+            ObservedMessenger(has_missing(data), data),
         ):
             story.model(**data)
     except StoryzooError:

@@ -8,6 +8,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 from storyzoo.errors import StoryError
+from storyzoo.models.distributions.inverse_wishart import Size
 
 
 class Flat(TorchDistribution):
@@ -46,7 +47,7 @@ class Flat(TorchDistribution):
     def support(self) -> constraints.Constraint:
         return self._support
 
-    def expand(self, batch_shape: torch.Size, _instance: Flat | None = None) -> Flat:
+    def expand(self, batch_shape: Size, _instance: Flat | None = None) -> Flat:
         new: Flat = self._get_checked_instance(Flat, _instance)
         new._support = self._support
         super(Flat, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
@@ -59,7 +60,7 @@ class Flat(TorchDistribution):
         shape = value.shape[: value.dim() - self.event_dim]
         return value.new_zeros(torch.broadcast_shapes(shape, self.batch_shape))
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Size = ()) -> Tensor:
         raise StoryError(
             "an improper prior can't be drawn from: give the site a proper prior, or a value"
         )

@@ -9,6 +9,8 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+Size = torch.Size | list[int] | tuple[int, ...]
+
 
 class InverseWishart(TorchDistribution):
     """Random covariance matrices ``S`` whose inverse is Wishart(df, scale^-1).
@@ -38,9 +40,7 @@ class InverseWishart(TorchDistribution):
         self._factor = cholesky(scale).expand_as(self.scale)
         super().__init__(batch_shape, scale.shape[-2:], validate_args=validate_args)
 
-    def expand(
-        self, batch_shape: torch.Size, _instance: InverseWishart | None = None
-    ) -> InverseWishart:
+    def expand(self, batch_shape: Size, _instance: InverseWishart | None = None) -> InverseWishart:
         batch_shape = torch.Size(batch_shape)
         new: InverseWishart = self._get_checked_instance(InverseWishart, _instance)
         new.df = self.df.expand(batch_shape)
@@ -64,7 +64,7 @@ class InverseWishart(TorchDistribution):
             - _log_multivariate_gamma(0.5 * self.df, size)
         )
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Size = ()) -> Tensor:
         """``S = L A^-T A^-1 L^T`` where ``scale = L L^T`` and ``A A^T`` is Wishart(df, I)."""
         shape = self._extended_shape(sample_shape)
         size = shape[-1]

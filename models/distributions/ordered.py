@@ -10,6 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 from storyzoo.errors import StoryError
+from storyzoo.models.distributions.inverse_wishart import Size
 
 
 class Ordered(TorchDistribution):
@@ -51,7 +52,7 @@ class Ordered(TorchDistribution):
         self.normalised = normalised
         super().__init__(base.batch_shape[:-1], base.batch_shape[-1:], validate_args=validate_args)
 
-    def expand(self, batch_shape: torch.Size, _instance: Ordered | None = None) -> Ordered:
+    def expand(self, batch_shape: Size, _instance: Ordered | None = None) -> Ordered:
         new: Ordered = self._get_checked_instance(Ordered, _instance)
         batch_shape = torch.Size(batch_shape)
         new.base = self.base.expand(batch_shape + self.event_shape)
@@ -68,6 +69,6 @@ class Ordered(TorchDistribution):
             log_density = log_density + math.lgamma(self.event_shape[0] + 1)
         return log_density
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Size = ()) -> Tensor:
         draws: Tensor = self.base.sample(sample_shape)
         return draws.sort(-1).values

@@ -58,12 +58,16 @@ Square = Callable[[Tensor, Tensor], Tensor]
 
 
 def weights(count: Tensor, concentration: float) -> Tensor:
-    """Mode of the Dirichlet posterior; ``concentration`` 1 gives the shares of the rows."""
-    raised = (count + concentration - 1.0).clamp(min=_LEAST)
+    """Mode of the Dirichlet posterior; ``concentration`` 1 gives the shares of the rows.
+
+    Below one there is none on the simplex: then the mode in the softmax basis (MacKay 1998).
+    """
+    basis = 1.0 if concentration >= 1.0 else 0.0
+    raised = (count + concentration - basis).clamp(min=_LEAST)
     return raised / raised.sum()
 
 
-def full(expected: Expected, prior: Conjugate | None, floor: float) -> tuple[Tensor, Tensor]:
+def full(expected: Expected, prior: Conjugate | None, floor: Tensor) -> tuple[Tensor, Tensor]:
     """Locations (K, D) and covariances (K, D, D)."""
     count, size = expected["count"], expected["first"].shape[1]
     found = _fit(expected, prior, count.unsqueeze(-1), _outer)
@@ -74,7 +78,7 @@ def full(expected: Expected, prior: Conjugate | None, floor: float) -> tuple[Ten
     return found.loc, (found.scatter + prior.scatter.diag()) / divisor[:, None, None]
 
 
-def tied(expected: Expected, prior: Conjugate | None, floor: float) -> tuple[Tensor, Tensor]:
+def tied(expected: Expected, prior: Conjugate | None, floor: Tensor) -> tuple[Tensor, Tensor]:
     """Locations (K, D) and their common covariance (D, D)."""
     count = expected["count"]
     k, size = expected["first"].shape
@@ -85,22 +89,22 @@ def tied(expected: Expected, prior: Conjugate | None, floor: float) -> tuple[Ten
     return found.loc, (found.scatter + prior.scatter.diag()) / divisor
 
 
-def diagonal(expected: Expected, prior: Conjugate | None, floor: float) -> tuple[Tensor, Tensor]:
+def diagonal(expected: Expected, prior: Conjugate | None, floor: Tensor) -> tuple[Tensor, Tensor]:
     """Locations (K, D) and variances (K, D); a missing value counts nowhere."""
     seen = expected["seen"]
     found = _fit(expected, prior, seen, _each)
     if prior is None:
-        return found.loc, (found.scatter / seen.clamp(min=_LEAST)).clamp(min=floor)
+        return found.loc, torch.maximum(found.scatter / seen.clamp(min=_LEAST), floor)
     return found.loc, (found.scatter + prior.scatter) / (prior.df + seen + 3)
 
 
-def spherical(expected: Expected, prior: Conjugate | None, floor: float) -> tuple[Tensor, Tensor]:
+def spherical(expected: Expected, prior: Conjugate | None, floor: Tensor) -> tuple[Tensor, Tensor]:
     """Locations (K, D) and one variance per component (K,)."""
     seen = expected["seen"]
     found = _fit(expected, prior, seen, _each)
     scatter, values = found.scatter.sum(-1), seen.sum(-1)
     if prior is None:
-        return found.loc, (scatter / values.clamp(min=_LEAST)).clamp(min=floor)
+        return found.loc, torch.maximum(scatter / values.clamp(min=_LEAST), floor.mean())
     size = found.loc.shape[1]
     return found.loc, (scatter + prior.scatter.mean()) / (prior.df + values + size + 2)
 
@@ -130,16 +134,17 @@ def _each(deviation: Tensor, weight: Tensor) -> Tensor:
     return weight * deviation.square()
 
 
-def floor_eigenvalues(covariance: Tensor, floor: float) -> Tensor:
-    """The most likely covariance among those whose eigenvalues are at least ``floor``.
+def floor_eigenvalues(covariance: Tensor, floor: Tensor) -> Tensor:
+    """The most likely covariance among those that exceed ``diag(floor)`` in every direction.
 
-    Raising the small eigenvalues of the sample covariance to the floor, and no others, maximises
-    the normal likelihood under that constraint.
+    In units where the floor is one, raising the eigenvalues of the sample covariance that lie
+    below it, and no others, maximises the normal likelihood under that constraint.
     """
-    covariance = 0.5 * (covariance + covariance.mT)
-    eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-    if not torch.linalg.cholesky_ex(covariance - floor * eye).info.any():
-        return covariance
-    values, vectors = torch.linalg.eigh(covariance)
-    raised = (vectors * values.clamp(min=floor).unsqueeze(-2)) @ vectors.mT
-    return 0.5 * (raised + raised.mT)
+    unit = torch.outer(floor, floor).sqrt()
+    relative = 0.5 * (covariance + covariance.mT) / unit
+    eye = torch.eye(len(floor), dtype=floor.dtype, device=floor.device)
+    if not torch.linalg.cholesky_ex(relative - eye).info.any():
+        return relative * unit
+    values, vectors = torch.linalg.eigh(relative)
+    raised = (vectors * values.clamp(min=1.0).unsqueeze(-2)) @ vectors.mT
+    return 0.5 * (raised + raised.mT) * unit

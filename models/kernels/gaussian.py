@@ -40,32 +40,37 @@ class Conditional(NamedTuple):
 
 def has_missing(y: Tensor) -> bool:
     """Whether any value is NaN; the sum is NaN only then, as data hold no infinity."""
-    return bool(torch.isnan(y.sum()))
+    return bool(torch.isnan(y.sum())) if y.is_cuda else bool(np.isnan(_values(y).sum()))
+
+
+def _values(y: Tensor) -> np.ndarray:
+    """The data as numpy sees them, unseen by tracers: which values are missing is no parameter."""
+    return np.from_dlpack(y.cpu() if y.is_cuda else y)
 
 
 def patterns(y: Tensor) -> list[Pattern]:
     """Groups the rows of y (N, D) by which columns are observed."""
-    observed = ~torch.isnan(y).cpu().numpy()
+    observed = ~np.isnan(_values(y))
+    return [
+        Pattern(
+            torch.as_tensor(rows, device=y.device),
+            torch.as_tensor(np.flatnonzero(observed[rows[0]]), device=y.device),
+            torch.as_tensor(np.flatnonzero(~observed[rows[0]]), device=y.device),
+        )
+        for rows in _groups(observed)
+    ]
+
+
+def _groups(observed: np.ndarray) -> list[np.ndarray]:
+    """Indices of the rows that are alike in a table (N, D) of bool."""
     codes = np.zeros(len(observed), dtype=np.int64)
     for start in range(0, observed.shape[1], 32):
         block = observed[:, start : start + 32].astype(np.int64)
         bits = block @ (1 << np.arange(block.shape[1], dtype=np.int64))
-        _, codes = np.unique(np.stack([codes, bits]), axis=1, return_inverse=True)
+        _, codes = np.unique(codes * (1 << 32) + bits, return_inverse=True)
     order = np.argsort(codes, kind="stable")
-    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
-    return [
-        Pattern(
-            *(
-                torch.as_tensor(index, dtype=torch.long, device=y.device)
-                for index in (rows, np.flatnonzero(observed[rows[0]]), _absent(observed[rows[0]]))
-            )
-        )
-        for rows in np.split(order, starts[1:])
-    ]
-
-
-def _absent(observed: np.ndarray) -> np.ndarray:
-    return np.flatnonzero(~observed)
+    starts = np.flatnonzero(np.diff(codes[order])) + 1
+    return np.split(order, starts)
 
 
 def conditional(covariance: Tensor, pattern: Pattern) -> Conditional:
@@ -77,38 +82,68 @@ def conditional(covariance: Tensor, pattern: Pattern) -> Conditional:
     return Conditional(regression, 0.5 * (residual + residual.mT))
 
 
-def log_normal(y: Tensor, loc: Tensor, covariance: Tensor) -> Tensor:
-    """``log N(x_n | loc_k, S_k)`` of what is observed in each row: (K, N), nats."""
-    if not has_missing(y):
-        return _log_normal_complete(y, loc, covariance)
-    groups = patterns(y)
-    parts = [
-        _log_normal_complete(
-            y[group.rows][:, group.observed],
-            loc[:, group.observed],
-            covariance[:, group.observed][:, :, group.observed],
-        )
-        for group in groups
+class Tiles(NamedTuple):
+    """Rows laid out in Q tiles of T rows, each of one pattern: constants of the data.
+
+    A pattern with many rows fills several tiles, one with few pads its tile with zeros, so that
+    the work is a fixed number of batched operations whatever the patterns.
+    """
+
+    seen: Tensor
+    """(P, D): one where a pattern observes the column, else zero."""
+    of: Tensor
+    """(Q,): pattern of each tile."""
+    deviation: Tensor
+    """(Q, D, T): values less the columns' means; zero where missing."""
+    shift: Tensor
+    """(D,): the columns' means."""
+    place: Tensor
+    """(N,): where each row lies in the tiles, counted along Q and T."""
+
+
+def _tiles(y: Tensor) -> Tiles:
+    values = _values(y)
+    observed = ~np.isnan(values)
+    shift = np.where(observed, values, 0.0).sum(0) / np.maximum(observed.sum(0), 1)
+    deviation = np.where(observed, values - shift, 0.0)
+    groups = _groups(observed)
+    width = -(-len(values) // len(groups))
+    tiles = [
+        (p, rows[i : i + width])
+        for p, rows in enumerate(groups)
+        for i in range(0, len(rows), width)
     ]
-    back = torch.argsort(torch.cat([group.rows for group in groups]))
-    return torch.cat(parts, 1)[:, back]
+    laid = np.zeros((len(tiles), width, values.shape[1]), dtype=values.dtype)
+    place = np.empty(len(values), dtype=np.int64)
+    for q, (_, rows) in enumerate(tiles):
+        laid[q, : len(rows)] = deviation[rows]
+        place[rows] = q * width + np.arange(len(rows))
+    seen = observed[[rows[0] for rows in groups]].astype(values.dtype)
+    constants = (seen, np.array([p for p, _ in tiles]), laid.swapaxes(1, 2), shift, place)
+    return Tiles(*(torch.as_tensor(constant, device=y.device) for constant in constants))
 
 
-def _log_normal_complete(y: Tensor, loc: Tensor, covariance: Tensor) -> Tensor:
-    """All whitened deviations by one matrix product, about the data's mean against cancellation."""
-    (n, size), k = y.shape, loc.shape[0]
-    if size == 0:
-        return (loc.sum(-1, keepdim=True) * 0).expand(k, n)
-    factor = cholesky(covariance)
-    whitener = torch.linalg.solve_triangular(
-        factor, torch.eye(size, dtype=y.dtype, device=y.device), upper=False
-    ).expand(k, size, size)
-    shift = y.mean(0)
-    centre = (whitener @ (loc - shift).unsqueeze(-1)).reshape(k * size, 1)
-    whitened = whitener.reshape(k * size, size) @ (y - shift).mT - centre
-    squared = whitened.square().reshape(k, size, n).sum(1)
-    constant = log_diagonal(factor) + 0.5 * size * LOG_2PI
-    return -0.5 * squared - constant.unsqueeze(-1)
+def log_normal(y: Tensor, loc: Tensor, covariance: Tensor) -> Tensor:
+    """``log N(x_n | loc_k, S_k)`` of what is observed in each row: (K, N), nats.
+
+    Per pattern the missing rows and columns of the covariance are made the identity, whose
+    deviations are zero; deviations are about the data's mean, against cancellation.
+    """
+    tiles, (k, size) = _tiles(y), loc.shape
+    seen = tiles.seen.unsqueeze(1)
+    eye = torch.eye(size, dtype=y.dtype, device=y.device)
+    own = covariance * seen.unsqueeze(-1) * seen.unsqueeze(-2) + eye * (1 - seen).unsqueeze(-1)
+    factor = cholesky(own)
+    whitener = torch.linalg.solve_triangular(factor, eye, upper=False)
+    centre = whitener @ ((loc - tiles.shift) * seen).unsqueeze(-1)
+    constant = log_diagonal(factor) + 0.5 * LOG_2PI * seen.sum(-1)
+    patterns, q = len(tiles.seen), len(tiles.of)
+    whitener = whitener.expand(patterns, k, size, size).reshape(patterns, k * size, size)
+    centre = centre.reshape(patterns, k * size, 1)
+    whitened = whitener[tiles.of] @ tiles.deviation - centre[tiles.of]
+    squared = whitened.square().reshape(q, k, size, -1).sum(2)
+    log_density = -0.5 * squared - constant.expand(patterns, k)[tiles.of].unsqueeze(-1)
+    return log_density.movedim(1, 0).reshape(k, -1)[:, tiles.place]
 
 
 def log_normal_independent(y: Tensor, loc: Tensor, variance: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class Moments(NamedTuple):
     """Sums over rows, about each component's location."""
 
     log_likelihood: Tensor
-    count: Tensor
+    mass: Tensor
     """(K,): expected number of rows."""
     first: Tensor
     """(K, D): ``sum_n r_nk (x_n - loc_k)``."""
@@ -81,18 +81,18 @@ def expect(mixture: Mixture, y: Tensor, hard: bool) -> tuple[Tensor, dict[str, T
     component alone and the log likelihood is the joint one at that label.
     """
     with torch.no_grad():
-        mixture = Mixture(*(None if value is None else value.double() for value in mixture))
+        mixture = _in_double(mixture)
         if mixture.covariance is None:
             moments = _independent(mixture, y, hard)
         elif has_missing(y):
             moments = _with_missing(mixture, y, hard)
         else:
             moments = _complete(mixture, y, hard)
-        rows = moments.count.new_tensor(len(y))
+        rows = moments.mass.new_tensor(len(y))
         statistics = {
             "rows": rows,
             "origin": rows * mixture.loc,
-            "count": moments.count,
+            "count": moments.mass,
             "first": moments.first,
             "second": moments.second,
         }
@@ -101,6 +101,15 @@ def expect(mixture: Mixture, y: Tensor, hard: bool) -> tuple[Tensor, dict[str, T
         if mixture.covariance is not None and len(mixture.covariance) < len(mixture.loc):
             statistics["second"] = moments.second.sum(0)
         return moments.log_likelihood, statistics
+
+
+def _in_double(mixture: Mixture) -> Mixture:
+    return Mixture(
+        mixture.weight.double(),
+        mixture.loc.double(),
+        None if mixture.covariance is None else mixture.covariance.double(),
+        None if mixture.variance is None else mixture.variance.double(),
+    )
 
 
 # -- full and tied covariances ---------------------------------------------------------------
@@ -183,10 +192,10 @@ def _with_missing(mixture: Mixture, y: Tensor, hard: bool) -> Moments:
         carry[:, o, torch.arange(len(o), device=o.device)] = 1.0
         carry[:, m] = given.regression
         total += seen.log_likelihood
-        count += seen.count
+        count += seen.mass
         first += (carry @ seen.first.unsqueeze(-1)).squeeze(-1)
         second += carry @ seen.second @ carry.mT
-        second[:, m.unsqueeze(-1), m] += seen.count[:, None, None] * given.residual
+        second[:, m.unsqueeze(-1), m] += seen.mass[:, None, None] * given.residual
     return Moments(total, count, first, second)
 
 

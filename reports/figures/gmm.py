@@ -15,6 +15,7 @@ from storyzoo.reports.figures.graph import given
 from storyzoo.reports.figures.scatter import (
     draw_members,
     known_classes,
+    known_labels,
     name_axes,
     rows_said,
     separating_pair,
@@ -69,7 +70,7 @@ def figures(fit: Fitted) -> list[Figure]:
     mixture = mixture_of(fit.tree["posterior"].to_dataset())
     rows = thinned(len(points))
     membership = memberships(mixture.some(DRAWS), points[rows])
-    labels = None if fit.labels is None else np.asarray(fit.labels)[rows]
+    labels = known_labels(fit, len(points))
     names = [plain(name, 40) for name in _features(fit, points.shape[1])]
     if points.shape[1] == 1:
         panels: list[Panel] = [histogram(mixture, points[:, 0], names[0])]
@@ -81,7 +82,7 @@ def figures(fit: Fitted) -> list[Figure]:
         panels = [ellipses(mixture, shown, membership, pair, axes)]
         more = ()
         if labels is not None:
-            panel, more = known_classes(shown, list(labels), axes)
+            panel, more = known_classes(shown, labels[rows], axes)
             panels.append(panel)
     caption = _caption(fit, points, rows, more, labels is not None and points.shape[1] > 1)
     return [Figure("mixture", "The mixture", caption, tuple(panels), (*_keys(fit, mixture), *more))]

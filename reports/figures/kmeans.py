@@ -13,6 +13,7 @@ from storyzoo.reports.figures.graph import given
 from storyzoo.reports.figures.scatter import (
     draw_members,
     known_classes,
+    known_labels,
     name_axes,
     rows_said,
     separating_pair,
@@ -51,8 +52,9 @@ def figures(fit: Fitted) -> list[Figure]:
     axes = names[pair[0]], names[pair[1]]
     panels = [cells(shown, centres[:, pair], nearest, axes, exact=points.shape[1] == 2)]
     more: tuple[Key, ...] = ()
-    if fit.labels is not None:
-        panel, more = known_classes(shown, list(np.asarray(fit.labels)[rows]), axes)
+    labels = known_labels(fit, len(points))
+    if labels is not None:
+        panel, more = known_classes(shown, labels[rows], axes)
         panels.append(panel)
     said = "Centres (+) and the points nearest to each; "
     said += "the borders of the cells lie midway." if points.shape[1] == 2 else (

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,9 @@ from storyzoo.reports.figures.svg import (
     series,
 )
 from storyzoo.reports.numbers import grouped
+
+if TYPE_CHECKING:
+    from storyzoo.reports.page import Fitted
 
 Array = NDArray[np.float64]
 
@@ -86,33 +88,37 @@ def draw_members(canvas: Canvas, points: Array, membership: Array) -> None:
     ones, others = membership[rows, first], membership[rows, second]
     share = np.where(second == first, 1.0, ones / np.maximum(ones + others, 1e-300))
     tenths = np.round(share * 10).astype(int)
+    second = np.where(tenths == 10, first, second)
     for group, other, tenth in sorted({*zip(first, second, tenths, strict=True)}):
-        pure = tenth == 10
-        chosen = (first == group) & (tenths == tenth) & (pure | (second == other))
-        if pure and other != second[chosen][0]:
-            continue  # pure points are drawn once, whichever group comes second
-        drawn = colour(series(group)) if pure else canvas.mix(series(group), series(other), share=tenth / 10)
+        chosen = (first == group) & (second == other) & (tenths == tenth)
+        mixed = canvas.mix(series(group), series(other), share=tenth / 10)
         canvas.axes.plot(
             points[chosen, 0], points[chosen, 1], shape(group),
-            ms=4.2, mec="none", color=drawn, alpha=0.7,
+            ms=4.2, mec="none", color=colour(series(group)) if group == other else mixed, alpha=0.7,
         )  # fmt: skip
 
 
+def known_labels(fit: Fitted, count: int) -> NDArray[np.str_] | None:
+    """The classes that are known of the data, where the fit carries one for each of its rows."""
+    labels = getattr(fit, "labels", None)
+    if labels is None or len(labels) != count:
+        return None
+    return np.array([plain(label, 30) for label in labels])
+
+
 def known_classes(
-    points: Array, labels: Sequence[object], names: tuple[str, str]
+    points: Array, labels: NDArray[np.str_], names: tuple[str, str]
 ) -> tuple[Panel, tuple[Key, ...]]:
     """The same points by the classes that are known of them."""
-    texts = np.array([str(label) for label in labels])
-    classes = list(dict.fromkeys(texts[np.argsort(texts, kind="stable")]))
     canvas = Canvas(height=260)
     keys = []
-    for place, name in enumerate(classes[:10]):
-        chosen = texts == name
+    for place, name in enumerate(np.unique(labels)[:10]):
+        chosen = labels == name
         canvas.axes.plot(
             points[chosen, 0], points[chosen, 1], shape(place),
             ms=4.2, mec="none", color=colour(series(place)), alpha=0.7,
         )  # fmt: skip
-        keys.append(Key(shape_mark(place), series(place), name))
+        keys.append(Key(shape_mark(place), series(place), str(name)))
     canvas.axes.set_title("known classes (the fit never saw them)")
     name_axes(canvas, names)
     return canvas.panel("The same points by their known classes."), tuple(keys)

@@ -121,7 +121,7 @@ def test_superfluous_columns_are_noted() -> None:
 @pytest.mark.parametrize(
     ("story", "data", "target", "said"),
     [
-        (EightSchools(), frame(effect=[1], error=[1]), None, "column"),
+        (EightSchools(), frame(effect=[1], error=[1]), None, "needs 'stderr', but the columns are"),
         (EightSchools(), frame(a=[1], b=[1]), None, "needs 'effect', 'stderr', but the columns"),
         (Regression(), frame(a=[1], b=[1]), None, "name the outcome with --target"),
         (Regression(), frame(a=[1], b=[1]), "bb", "no column 'bb' for --target: did you mean 'b'?"),

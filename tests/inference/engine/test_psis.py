@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import arviz_base as azb
 import arviz_stats
@@ -73,6 +74,13 @@ def test_k_hat_of_odd_weights() -> None:
         k_hat(x, x[:50])
 
 
+@pytest.mark.parametrize("spread", [30, 300, 1000, 1e4, 1e6])
+def test_weights_that_underflow_fail(spread: float) -> None:
+    # ArviZ's fit returns .03 for the last ones, as if q were nearly p.
+    log_ratios = spread * np.random.default_rng(0).normal(size=4000)
+    assert k_hat(log_ratios, np.zeros(4000)) > 5
+
+
 def test_threshold() -> None:
     assert k_threshold(100) == pytest.approx(0.5)
     assert k_threshold(4000) == 0.7
@@ -118,11 +126,12 @@ def test_same_numbers_as_arviz() -> None:
             .assign_coords(chain=range(4), draw=range(1000))
         )
     )
+    arviz: Any = arviz_stats
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plain = arviz_stats.loo(four, pointwise=True)
+        plain = arviz.loo(four, pointwise=True)
         stats = four["sample_stats"]
-        corrected = arviz_stats.loo_approximate_posterior(
+        corrected = arviz.loo_approximate_posterior(
             four, log_p=stats["lp"], log_q=stats["log_q"], pointwise=True
         )
     for kind, theirs in (("draws", plain), ("approximation", corrected)):

@@ -1,0 +1,306 @@
+"""One HTML page for a fit or a comparison: the verdict first, then what it rests on.
+
+The page is a single file: no script, no request, no font or picture from elsewhere. Every text
+that came from data is escaped where it enters the page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import itertools
+import math
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from xarray import DataTree
+
+from storyzoo.inference.engine.method import Info, Method
+from storyzoo.inference.engine.structure import Structure
+from storyzoo.reports.check import Check
+from storyzoo.reports.figures import Figure, Panel, own_figures
+from storyzoo.reports.figures.approximation import approximation_figures
+from storyzoo.reports.figures.graph import graph_figure
+from storyzoo.reports.figures.optimum import optimum_figures
+from storyzoo.reports.figures.predictive import predictive_figures
+from storyzoo.reports.figures.sampler import sampler_figures
+from storyzoo.reports.figures.svg import PALETTE, plain
+from storyzoo.reports.numbers import grouped, rounded
+from storyzoo.reports.parameters import INTERVAL, Parameters, Scalar, parameters_of
+from storyzoo.reports.quantities import scores
+from storyzoo.reports.verdict import Verdict
+from storyzoo.story import Story
+
+FIRST = 30
+"""Parameters that the page shows at once."""
+FOLDED = 270
+"""Parameters that it shows on request."""
+R_HAT, ESS_PER_CHAIN = 1.01, 100
+"""Beyond these a row of the table is marked, as the verdict's checks do."""
+
+SYMBOLS = {
+    "trust": ("✔", "good"),
+    "too short": ("▲", "warn"),
+    "do not trust": ("✖", "bad"),
+    "approximate": ("≈", "c0"),
+    "point estimate": ("●", "c0"),
+}
+"""Verdict -> its symbol and the role of its colour; the word always stands beside them."""
+
+PACKAGES = ("storyzoo", "torch", "pyro-ppl", "numpy", "arviz-base", "arviz-stats")
+
+
+class Fitted(Protocol):
+    """What a page reads of a fit."""
+
+    @property
+    def story(self) -> Story: ...
+    @property
+    def method(self) -> Method: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def info(self) -> Info: ...
+    @property
+    def verdict(self) -> Verdict: ...
+    @property
+    def tree(self) -> DataTree: ...
+    @property
+    def summary(self) -> Mapping[str, Any]: ...
+    @property
+    def data_name(self) -> str: ...
+    @property
+    def structure(self) -> Structure: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+class Row(NamedTuple):
+    """One parameter as the table shows it."""
+
+    label: str
+    mean: str
+    sd: str
+    interval: str
+    r_hat: str
+    r_hat_bad: bool
+    ess_bulk: str
+    ess_bulk_bad: bool
+    ess_tail: str
+    ess_tail_bad: bool
+    mcse: str
+
+
+class Section(NamedTuple):
+    """Figures under one heading."""
+
+    anchor: str
+    title: str
+    figures: Sequence[Figure]
+
+
+def fit_page(fit: Fitted) -> str:
+    """The report on one fit, a whole HTML document."""
+    parameters = parameters_of(fit)
+    return _render(
+        "fit.html",
+        title=title_of(fit),
+        facts=facts_of(fit),
+        verdict=fit.verdict,
+        symbols=SYMBOLS,
+        kind=fit.method.kind,
+        parameters=parameters,
+        rows=[row_of(scalar) for scalar in parameters.scalars[: FIRST + FOLDED]],
+        first=FIRST,
+        percent=round(100 * INTERVAL),
+        sections=sections_of(fit, parameters),
+        scores=scores(fit.summary.get("metrics", {})),
+        story=story_of(fit),
+        hyperparameters=fields_of(fit.story),
+        settings=fields_of(fit.method),
+        ran=ran_of(fit),
+        sources=sources_of(fit.verdict.checks),
+    )
+
+
+def title_of(fit: Fitted) -> str:
+    """``gmm on iris with NUTS``."""
+    return f"{fit.story.name} on {fit.data_name} with {method_title(fit.method)}"
+
+
+def method_title(method: Method) -> str:
+    """How a method is called in a heading: EM, MAP, SVI, NUTS, Laplace."""
+    return type(method).__name__
+
+
+def facts_of(fit: Fitted) -> list[str]:
+    """The line above the title."""
+    posterior = fit.tree["posterior"]
+    facts = ["diagnostic report", f"storyzoo {installed('storyzoo')}", f"seed {fit.seed}"]
+    if fit.method.kind == "draws":
+        facts.append(f"{posterior.sizes['chain']} chains × {posterior.sizes['draw']} draws")
+    elif fit.method.kind == "approximation":
+        facts.append(f"{posterior.sizes['draw']} draws of an approximation")
+    else:
+        facts.append("one point, no draws")
+    return [*facts, f"pyro-ppl {installed('pyro-ppl')}", f"torch {installed('torch')}"]
+
+
+def installed(package: str) -> str:
+    """Version of an installed package, or a dash."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "–"
+
+
+def row_of(scalar: Scalar) -> Row:
+    """A parameter in text: the mean to its MCSE, the ends of the interval to twice that."""
+    chains = scalar.draws.shape[0]
+    low, high = (rounded(end, 2 * scalar.mcse) for end in (scalar.low, scalar.high))
+    known = math.isfinite(scalar.sd)
+    return Row(
+        label=plain(scalar.label),
+        mean=rounded(scalar.mean, scalar.mcse, digits=4),
+        sd=rounded(scalar.sd, scalar.mcse),
+        interval=f"{low} … {high}" if known else "–",
+        r_hat=grouped(scalar.r_hat, 3),
+        r_hat_bad=scalar.r_hat > R_HAT,
+        ess_bulk=grouped(scalar.ess_bulk),
+        ess_bulk_bad=scalar.ess_bulk < ESS_PER_CHAIN * chains,
+        ess_tail=grouped(scalar.ess_tail),
+        ess_tail_bad=scalar.ess_tail < ESS_PER_CHAIN * chains,
+        mcse=rounded(scalar.mcse, digits=2),
+    )
+
+
+def sections_of(fit: Fitted, parameters: Parameters) -> list[Section]:
+    """The figures that suit the fit; headings without figures are left out."""
+    method = {
+        "draws": ("Sampler", lambda: sampler_figures(fit, parameters.varying)),
+        "approximation": (
+            "Approximation",
+            lambda: [*approximation_figures(fit), *optimum_figures(fit)],
+        ),
+        "point": ("Optimum", lambda: optimum_figures(fit)),
+    }
+    heading, draw = method[fit.method.kind]
+    sections = [
+        Section("story", "The data as the story tells them", own_figures(fit)),
+        Section("method", heading, draw()),
+        Section("predictive", "Fit to the data", predictive_figures(fit)),
+        Section("model", "Model", [graph_figure(fit)]),
+    ]
+    return [section for section in sections if section.figures]
+
+
+def story_of(fit: Fitted) -> str:
+    """What the story says of itself in its first paragraph."""
+    text = inspect.cleandoc(type(fit.story).__doc__ or "")
+    return text.split("\n\n")[0] if not text.startswith(type(fit.story).__name__ + "(") else ""
+
+
+def fields_of(settings: Any) -> list[tuple[str, str]]:
+    """Fields of a story or a method with their values."""
+    return [
+        (field.name, shown(getattr(settings, field.name))) for field in dataclasses.fields(settings)
+    ]
+
+
+def shown(value: object) -> str:
+    """A setting in short: numbers without noise, long sequences cut."""
+    if isinstance(value, float):
+        return rounded(value, digits=5) if value % 1 else f"{value:g}"
+    if isinstance(value, (tuple, list, np.ndarray)):
+        items = [shown(item) for item in list(value)[:8]]
+        return ", ".join(items) + (f", … ({len(value)})" if len(value) > 8 else "")
+    return "not set" if value is None else plain(value, 200)
+
+
+def ran_of(fit: Fitted) -> list[tuple[str, str]]:
+    """What was fitted and how it ran."""
+    info = fit.info
+    missing = _missing(fit)
+    rows = [
+        ("data", fit.data_name),
+        ("rows", grouped(fit.structure.n_examples)),
+        ("values missing", grouped(missing) if missing else "none"),
+        ("seed", str(fit.seed)),
+        ("seconds", grouped(fit.seconds, 1)),
+        ("seconds of them compiling", grouped(info.compile_seconds, 1)),
+        ("gradient evaluations", grouped(info.gradient_evaluations)),
+        ("started from", info.start),
+        ("stopped", info.stopped.replace("_", " ")),
+        ("engine", info.engine),
+        *(("note", note) for note in info.notes),
+        ("versions", ", ".join(f"{name} {installed(name)}" for name in PACKAGES)),
+    ]
+    return [(name, text) for name, text in rows if text]
+
+
+def _missing(fit: Fitted) -> int:
+    count = 0
+    for group in ("observed_data", "constant_data"):
+        node = fit.tree.children.get(group)
+        for values in node.data_vars.values() if node is not None else ():
+            if values.dtype.kind == "f":
+                count += int(np.isnan(values.values).sum())
+    return count
+
+
+def sources_of(checks: Sequence[Check]) -> list[tuple[str, str, str]]:
+    """Title, meaning and source of each check."""
+    return [(check.title, check.meaning, check.source) for check in checks]
+
+
+# -- rendering ---------------------------------------------------------------------------------
+
+
+def _render(template: str, **context: Any) -> str:
+    """A template filled in; every string is escaped by jinja, control characters go."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    count = itertools.count()
+
+    def drawn(panel: Panel) -> Markup:
+        return panel.markup(f"f{next(count)}-")
+
+    environment.filters["code"] = code
+    environment.filters["limit"] = limit
+    page = environment.get_template(template).render(
+        palette=PALETTE, drawn=drawn, version=installed("storyzoo"), **context
+    )
+    return "".join(char if _printable(char) else "\ufffd" for char in page)
+
+
+def _printable(char: str) -> bool:
+    return char == "\n" or unicodedata.category(char) not in ("Cc", "Cs")
+
+
+def code(text: str) -> Markup:
+    """Text with what stands between backticks set as code."""
+    parts = re.split(r"`([^`]*)`", text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
+        for place, part in enumerate(parts)
+    )
+
+
+def limit(check: Check) -> str:
+    """What was measured and what was asked: ``1.077, limit 1.01``."""
+    if check.value is None:
+        return ""
+    value = rounded(check.value, digits=4)
+    return value if check.threshold is None else f"{value}, limit {rounded(check.threshold)}"

@@ -1,0 +1,102 @@
+"""Scores with what a reader must know of each: its unit, and whether it is exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from storyzoo.reports.numbers import grouped, rounded
+
+
+class Quantity(NamedTuple):
+    """What is known of a score by its name."""
+
+    label: str
+    unit: str
+    nature: str
+    """``exact``, ``estimate``, ``bound``, …"""
+    places: int | None = None
+    """Decimal places; by default three significant digits."""
+
+
+class Score(NamedTuple):
+    """One row of the table of scores."""
+
+    label: str
+    value: str
+    unit: str
+    nature: str
+
+
+EXACT, ESTIMATE, BOUND, DIAGNOSTIC = "exact", "estimate", "lower bound, estimated", "diagnostic"
+
+QUANTITIES: dict[str, Quantity] = {
+    "log_likelihood_nats": Quantity("Log likelihood", "nats", EXACT, 2),
+    "log_likelihood_nats_per_example": Quantity("Log likelihood", "nats per example", EXACT, 4),
+    "log_evidence_nats": Quantity("Log evidence", "nats", "approximation", 2),
+    "bits_per_dim": Quantity("Bits per dim", "bits", EXACT, 4),
+    "bits_per_character": Quantity("Bits per character", "bits", EXACT, 4),
+    "perplexity": Quantity("Perplexity", "words", EXACT, 1),
+    "npmi": Quantity("Coherence (NPMI)", "−1 to 1", EXACT, 3),
+    "elpd_loo": Quantity("ELPD-LOO", "nats", ESTIMATE, 1),
+    "p_loo": Quantity("Effective parameters (p_loo)", "", ESTIMATE, 1),
+    "elbo_nats": Quantity("Evidence lower bound (ELBO)", "nats", BOUND, 2),
+    "objective_nats": Quantity("Objective at the best mode", "nats", EXACT, 3),
+    "inertia": Quantity("Inertia J", "squared units of the data", EXACT, 4),
+    "k_hat": Quantity("k-hat", "", DIAGNOSTIC, 2),
+    "r_hat_max": Quantity("Worst R-hat", "", DIAGNOSTIC, 3),
+    "ess_bulk_min": Quantity("Fewest effective draws (bulk)", "draws", DIAGNOSTIC, 0),
+    "ess_tail_min": Quantity("Fewest effective draws (tails)", "draws", DIAGNOSTIC, 0),
+    "ess_per_second": Quantity("Effective draws per second", "1/s", DIAGNOSTIC, 1),
+}
+
+_BESIDE = ("_se", "_lower", "_upper")
+
+
+def scores(metrics: Mapping[str, Any]) -> list[Score]:
+    """Rows for every metric that has a value; an ``_se`` or bounds stand beside what they are of."""
+    rows = []
+    for name, value in metrics.items():
+        base = next((name.removesuffix(end) for end in _BESIDE if name.endswith(end)), name)
+        if base != name and base in metrics:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+            continue
+        rows.append(_score(name, float(value), metrics))
+    return rows
+
+
+def _score(name: str, value: float, metrics: Mapping[str, Any]) -> Score:
+    heldout = name.startswith("heldout_")
+    known = quantity(name.removeprefix("heldout_"))
+    error = metrics.get(f"{name}_se")
+    low, high = metrics.get(f"{name}_lower"), metrics.get(f"{name}_upper")
+    places, nature = known.places, known.nature
+
+    def shown(number: float) -> str:
+        return rounded(number) if places is None else grouped(number, places)
+
+    text = shown(value)
+    if isinstance(error, (int, float)) and not math.isnan(error):
+        text += f" ± {shown(float(error))}"
+        nature = ESTIMATE
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)):
+        text += f" (bounds {shown(low)} … {shown(high)})"
+        nature = "estimate with bounds"
+    label = f"{known.label}, held out" if heldout else known.label
+    return Score(label, text, known.unit, nature)
+
+
+def quantity(name: str) -> Quantity:
+    """What is known of a score; of an unknown one, what its name says."""
+    if name in QUANTITIES:
+        return QUANTITIES[name]
+    for ending, unit in (("_nats_per_example", "nats per example"), ("_nats", "nats")):
+        if name.endswith(ending):
+            return Quantity(_words(name.removesuffix(ending)), unit, "")
+    return Quantity(_words(name), "", "")
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").capitalize()

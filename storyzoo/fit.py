@@ -1,0 +1,382 @@
+"""A fit: one answer of one method for one story, with its verdict and all it can be asked."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from xarray import DataTree
+
+from storyzoo.binding import Bound, bind
+from storyzoo.datasets.standardise import Standardised
+from storyzoo.errors import DataError, RefusedError, RunFolderError
+from storyzoo.folder import RunFolder
+from storyzoo.inference import load_method
+from storyzoo.inference.engine.groups import each_draw, thinned
+from storyzoo.inference.engine.heldout import Predictive, log_predictive
+from storyzoo.inference.engine.hidden import discrete_posterior, impute
+from storyzoo.inference.engine.method import Info, Kind, Method
+from storyzoo.inference.engine.simulation import Simulator
+from storyzoo.inference.engine.structure import Structure
+from storyzoo.inference.engine.target import Target, make_target
+from storyzoo.inference.engine.tree import draws_of
+from storyzoo.models import STORIES, load_story
+from storyzoo.reports.page import fit_page
+from storyzoo.reports.verdict import Verdict, judge
+from storyzoo.settings import with_settings
+from storyzoo.story import Story
+from storyzoo.units import Units
+
+MOST_DRAWS = 400
+"""Draws that scores, imputations and hidden sites are averaged over, evenly thinned."""
+
+
+class Imputed(NamedTuple):
+    """Data without holes: what was observed as it was, the rest by its posterior predictive."""
+
+    mean: dict[str, np.ndarray]
+    sd: dict[str, np.ndarray]
+    """Zero where the value was observed."""
+
+
+@dataclass
+class Fit:
+    """What :func:`storyzoo.fit` returns; everything is in the data's own units."""
+
+    story: Story
+    method: Method
+    seed: int
+    info: Info
+    verdict: Verdict
+    tree: DataTree
+    """ArviZ groups: posterior, sample_stats, log_likelihood, log_prior, prior, …"""
+    summary: dict[str, Any]
+    """Verdict, checks and metrics, as in ``summary.json``."""
+    description: dict[str, Any]
+    """All that went in, as in ``fit.json``."""
+    target: Target
+    units: Units
+    seconds: float
+    labels: Sequence[Any] | None = None
+    """Known classes of the rows fitted, where the data set has some; never given to a method."""
+    heldout: Predictive | None = None
+    notes: tuple[str, ...] = ()
+    folder: Path | None = None
+    _draws: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def kind(self) -> Kind:
+        """Draws of the posterior, draws of an approximation to it, or one point."""
+        return self.method.kind
+
+    @property
+    def data_name(self) -> str:
+        """Name of the data set or file."""
+        return str(self.description["data"]["name"])
+
+    @property
+    def structure(self) -> Structure:
+        """The story's sites as the data shape them."""
+        return self.target.structure
+
+    @property
+    def coords(self) -> dict[str, np.ndarray]:
+        """Coordinates by dim."""
+        return self.target.structure.coords
+
+    # -- what a density is for -----------------------------------------------------------
+
+    def simulate(self, n: int, seed: int = 0) -> dict[str, np.ndarray]:
+        """``n`` new examples by argument of the model, each from some draw of the parameters.
+
+        A story without independent examples gives ``n`` whole data sets along a first axis.
+        Raises RefusedError with the reason where it can't be simulated.
+        """
+        if n < 1:
+            raise DataError(f"n={n}: ask for at least one example")
+        rng = np.random.default_rng(seed)
+        simulator = Simulator(self.target)
+        examples = self.story.examples is not None and not simulator.reads_past
+        draws = self.latents(min(n, MOST_DRAWS))
+        size = len(next(iter(draws.values())))
+        sizes = [len(part) for part in np.array_split(np.arange(n), size)]
+        pieces: list[dict[str, Any]] = []
+        for count, latents in zip(sizes, each_draw(draws), strict=True):
+            if examples:
+                pieces.append(simulator.data(latents, rng, count))
+            else:
+                pieces.extend(simulator.data(latents, rng) for _ in range(count))
+        join = np.concatenate if examples else np.stack
+        return {
+            name: self.units.values(name, join([np.asarray(piece[name]) for piece in pieces]))
+            for name in pieces[0]
+            if np.ndim(pieces[0][name]) or not examples
+        }
+
+    def log_density(self, data: Any = None) -> Predictive:
+        """Log predictive density of each example, ``log mean_s p(x_n | draw_s)``, nats.
+
+        Low values are anomalies. For a point estimate it is the plug-in density. ``data`` may be
+        a data set or mapping in the data's own units; by default the data fitted.
+        """
+        target = self._target_of(data)
+        found = log_predictive(target, self.latents(MOST_DRAWS), seed=self.seed)
+        observed = {n: np.asarray(target.data[n].cpu()) for n in target.structure.outcomes}
+        return found._replace(nats=found.nats + self.units.log_volume(observed))
+
+    def impute(self, data: Any = None, draws: int = 100, seed: int = 0) -> Imputed:
+        """The data with every missing value filled by its posterior predictive mean and sd."""
+        target = self._target_of(data)
+        rng = np.random.default_rng(seed)
+        parameters = self.latents(draws)
+        repeats = max(1, draws // len(next(iter(parameters.values()))))
+        filled = [
+            impute(target, latents, rng)
+            for latents in each_draw(parameters)
+            for _ in range(repeats)
+        ]
+        mean, sd = {}, {}
+        for name in target.structure.outcomes:
+            values = np.stack([np.asarray(one[name].cpu()) for one in filled])
+            values = self.units.values(name, values)
+            missing = np.asarray(target.data[name].isnan().cpu())
+            mean[name], sd[name] = values.mean(0), np.where(missing, values.std(0), 0.0)
+        return Imputed(mean, sd)
+
+    def latent(self, data: Any = None) -> pd.DataFrame:
+        """What is hidden: probabilities of every label, or mean and sd of continuous sites.
+
+        Discrete sites are exact given each draw and averaged over draws. Raises RefusedError
+        where the story hides nothing of single examples.
+        """
+        target = self._target_of(data)
+        if target.structure.discrete:
+            found = discrete_posterior(target, self.latents(MOST_DRAWS))
+            frames = [_label_frame(name, p, target) for name, p in found.items()]
+            return pd.concat(frames) if len(frames) > 1 else frames[0].drop(columns="site")
+        if target.structure.local and data is None:
+            return self._local_frame()
+        what = "only fitted examples have" if target.structure.local else "has no"
+        raise RefusedError(f"{self.story.name} {what} hidden values of single examples")
+
+    def _local_frame(self) -> pd.DataFrame:
+        columns = {}
+        for name, site in self.structure.local.items():
+            values = self.tree["posterior"][name]
+            others = [dim for dim in site.dims if dim != self.story.examples]
+            if others:
+                continue
+            columns[name] = values.mean(["chain", "draw"]).values
+            columns[f"{name}_sd"] = values.std(["chain", "draw"]).values
+        return pd.DataFrame(columns, index=pd.Index(self.coords[str(self.story.examples)]))
+
+    def latents(self, most: int) -> dict[str, np.ndarray]:
+        """At most so many draws ``(S, *shape)`` of the parameters, in the units of the fit."""
+        if not self._draws:
+            fitted = self.units.fitted(self.tree)
+            self._draws = draws_of(self.structure, fitted["posterior"])
+        return thinned(self._draws, most)
+
+    def _target_of(self, data: Any) -> Target:
+        if data is None:
+            return self.target
+        bound = bind(self.story, data, self.description["data"].get("target"))
+        self._check_columns(bound)
+        arrays = bound.arrays if bound.standardised else self.units.standard(bound.arrays)
+        return make_target(self.story, arrays, device=self.target.device, coords=bound.coords)
+
+    def _check_columns(self, bound: Bound) -> None:
+        for name, dims in self.story.data_dims.items():
+            for dim in dims[1:]:
+                known = self.coords.get(dim)
+                given = bound.coords.get(dim)
+                if known is None or name not in bound.arrays:
+                    continue
+                size = np.shape(bound.arrays[name])[dims.index(dim)]
+                if size != len(known) or (given and list(map(str, known)) != list(given)):
+                    raise DataError(
+                        f"{bound.name}: '{name}' has {dim}s {given or size}, but the fit was to "
+                        f"{list(map(str, known))}"
+                    )
+
+    # -- files and pages -----------------------------------------------------------------
+
+    def report(self) -> str:
+        """The report, a single HTML page."""
+        return fit_page(self)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the run folder; returns its path. RunFolderError where it can't be written."""
+        files = RunFolder(Path(folder))
+        self.folder = files.path
+        files.write_description(self.description)
+        tree = self.tree.copy()
+        tree.attrs["info"] = json.dumps(self.info.as_dict())
+        tree.attrs["seconds"] = self.seconds
+        tree.attrs["notes"] = json.dumps(self.notes)
+        tree.attrs["labels"] = json.dumps(
+            None if self.labels is None else list(map(str, self.labels))
+        )
+        files.write_tree(tree)
+        files.write_summary(self.summary)
+        files.write_report(self.report())
+        return files.path
+
+    @classmethod
+    def load(cls, folder: str | Path, story: Story | None = None) -> Fit:
+        """The fit that a run folder holds.
+
+        A story that isn't registered must be given. Raises RunFolderError where the folder holds
+        no run, one of an unknown format, or damaged files.
+        """
+        files = RunFolder(Path(folder))
+        description = files.read_description()
+        tree = files.read_tree()
+        story = story or stored_story(description, files.path)
+        method = with_settings(
+            load_method(description["method"]["name"]), description["method"]["settings"]
+        )
+        units = _stored_units(story, description)
+        target = _stored_target(story, tree, units, description["device"])
+        info = method.info_type.from_dict(json.loads(tree.attrs.pop("info")))
+        labels = json.loads(tree.attrs.pop("labels"))
+        return cls(
+            story=story,
+            method=method,
+            seed=description["seed"],
+            info=info,
+            verdict=judge(tree, info, kind=method.kind, story=story),
+            seconds=float(tree.attrs.pop("seconds")),
+            notes=tuple(json.loads(tree.attrs.pop("notes"))),
+            tree=tree,
+            summary=files.read_summary(),
+            description=description,
+            target=target,
+            units=units,
+            labels=labels,
+            folder=files.path,
+        )
+
+    def _repr_html_(self) -> str:
+        verdict = html.escape(self.verdict.verdict)
+        headline = html.escape(self.verdict.headline)
+        title = html.escape(f"{self.story.name} on {self.data_name} by {self.method.name}")
+        return f"<p><strong>{title}: {verdict}</strong><br>{headline}</p>"
+
+    def __repr__(self) -> str:
+        what = f"{self.story.name} on {self.data_name} by {self.method.name}"
+        return f"Fit({what}, seed {self.seed}: {self.verdict.verdict})"
+
+
+def stored_story(description: Mapping[str, Any], path: Path) -> Story:
+    """The registered story that a run was of; RunFolderError where it isn't registered."""
+    name = description["story"]["name"]
+    if name not in STORIES and description["story"].get("class", "").startswith("storyzoo."):
+        raise RunFolderError(f"{path}: story '{name}' is unknown to this version of storyzoo")
+    if not description["story"]["registered"]:
+        raise RunFolderError(
+            f"{path}: story '{name}' is not registered; load it in Python by Fit.load(folder, story)"
+        )
+    return with_settings(load_story(name), description["story"]["fields"])
+
+
+def describe_story(story: Story) -> dict[str, Any]:
+    """A story as ``fit.json`` keeps it: its name and its fields."""
+    entry = STORIES.get(story.name)
+    own = f"{type(story).__module__}:{type(story).__qualname__}"
+    return {
+        "name": story.name,
+        "class": own,
+        "registered": entry is not None and entry.location == own,
+        "fields": {f.name: getattr(story, f.name) for f in fields(story)},
+    }
+
+
+def describe_method(method: Method) -> dict[str, Any]:
+    """A method as ``fit.json`` keeps it."""
+    return {"name": method.name, "settings": asdict(method)}
+
+
+def units_of(story: Story, bound: Bound) -> Units:
+    """How the arguments of a story were standardised."""
+    if bound.standardised is None:
+        return Units(story, {})
+    known = bound.standardised.columns
+    return Units(
+        story,
+        {
+            name: bound.standardised.select(list(columns))
+            for name, columns in bound.columns.items()
+            if set(columns) <= set(known)
+        },
+    )
+
+
+def describe_units(units: Units) -> dict[str, Any]:
+    """The units as ``fit.json`` keeps them."""
+    return {
+        name: {"columns": list(s.columns), "mean": s.mean.tolist(), "sd": s.sd.tolist()}
+        for name, s in units.by_argument.items()
+    }
+
+
+def _stored_units(story: Story, description: Mapping[str, Any]) -> Units:
+    stored = description["data"].get("standardised") or {}
+    return Units(
+        story,
+        {
+            name: Standardised(tuple(s["columns"]), np.array(s["mean"]), np.array(s["sd"]))
+            for name, s in stored.items()
+        },
+    )
+
+
+def _stored_target(story: Story, tree: DataTree, units: Units, device: str) -> Target:
+    """The data fitted, from the groups of the tree that hold them."""
+    arrays: dict[str, Any] = {}
+    coords: dict[str, Any] = {}
+    for group in ("observed_data", "constant_data"):
+        if group in tree.children:
+            values = tree[group].to_dataset()
+            for name in values.data_vars:
+                array = values[name].values
+                arrays[str(name)] = array.item() if array.ndim == 0 else array
+            coords |= {str(dim): list(c.values) for dim, c in values.coords.items()}
+    ordered = {name: arrays[name] for name in story.arguments() if name in arrays}
+    return make_target(story, units.standard(ordered), device=device, coords=coords)
+
+
+def _label_frame(name: str, probabilities: np.ndarray, target: Target) -> pd.DataFrame:
+    """A row per label: its site, its most probable value and the probability of each."""
+    site = target.structure.sites[name]
+    flat = probabilities.reshape(-1, probabilities.shape[-1])
+    axes = [target.structure.coords[dim] for dim in site.dims] or [np.array([name])]
+    index = pd.MultiIndex.from_product(axes, names=site.dims or ("site_name",))
+    frame = pd.DataFrame(
+        flat, columns=[f"P({name}={k})" for k in range(flat.shape[1])], index=index
+    )
+    frame.insert(0, name, flat.argmax(1))
+    frame.insert(0, "site", name)
+    return frame.droplevel(0) if not site.dims else frame
+
+
+def as_frame(values: Mapping[str, np.ndarray], fit: Fit) -> pd.DataFrame:
+    """Arrays by argument as one table: a column per argument, or per feature of it."""
+    columns: dict[str, np.ndarray] = {}
+    for name, value in values.items():
+        dims = fit.story.data_dims.get(name, ())
+        if value.ndim == 1:
+            columns[name] = value
+        elif value.ndim == 2 and len(dims) == 2:
+            for label, column in zip(fit.coords[dims[1]], value.T, strict=True):
+                columns[str(label)] = column
+        else:
+            flat = value.reshape(len(value), -1)
+            columns |= {f"{name}[{i}]": flat[:, i] for i in range(flat.shape[1])}
+    return pd.DataFrame(columns)

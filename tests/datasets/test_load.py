@@ -1,0 +1,181 @@
+"""The embedded and remote sets are what their cards say; options select and standardise."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from storyzoo.datasets import DATASETS, card, load
+from storyzoo.datasets.remote import fetch, origins
+from storyzoo.errors import DataError, SettingError
+
+EMBEDDED = [name for name, entry in DATASETS.items() if not entry.remote]
+REMOTE = [name for name, entry in DATASETS.items() if entry.remote]
+
+
+def check_shape(name: str) -> None:
+    table = load(name).table
+    assert table is not None
+    assert table.shape == (DATASETS[name].rows, DATASETS[name].columns)
+    assert (table.dtypes == np.float64).all()
+    assert np.isfinite(table.to_numpy()).all()
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_sets_have_the_listed_shape(name: str) -> None:
+    check_shape(name)
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_remote_sets_have_the_listed_shape(name: str, mirror: Path) -> None:
+    check_shape(name)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_set_has_a_card(name: str) -> None:
+    text = card(name)
+    for section in ("Rows", "Columns", "Source", "Licence", "Good for"):
+        assert f"\n{section}\n" in text, section
+    assert len(text.splitlines()) > 20
+    assert f"{DATASETS[name].rows:,}" in text
+
+
+def test_values_by_hand() -> None:
+    iris = load("iris")
+    assert iris.table is not None and iris.labels is not None
+    assert iris.table.iloc[0].tolist() == [5.1, 3.5, 1.4, 0.2]
+    assert iris.labels.value_counts().tolist() == [50, 50, 50]
+    schools = load("eight-schools").table
+    assert schools is not None
+    assert schools.loc["A"].tolist() == [28.0, 15.0]
+
+
+def test_faithful_and_mnist_by_hand(mirror: Path) -> None:
+    faithful, mnist = load("faithful"), load("mnist")
+    assert faithful.table is not None and mnist.table is not None and mnist.labels is not None
+    assert faithful.table.iloc[0].tolist() == [3.6, 79.0]
+    assert mnist.labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert mnist.table.to_numpy().max() == 255
+    assert mnist.test_rows is not None and mnist.validation_rows is not None
+    assert (mnist.test_rows[0], mnist.test_rows[-1]) == (9000, 9999)
+    assert (mnist.validation_rows[0], mnist.validation_rows[-1]) == (8000, 8999)
+
+
+def test_standardising_is_undone_by_its_inverse() -> None:
+    plain, standard = load("wine").table, load("wine:standardize=true")
+    assert plain is not None and standard.table is not None and standard.standardised is not None
+    assert np.allclose(standard.table.mean(), 0) and np.allclose(standard.table.std(ddof=0), 1)
+    values = standard.table.to_numpy()
+    assert np.allclose(standard.standardised.inverse(values), plain.to_numpy())
+    assert np.allclose(standard.standardised.forward(plain.to_numpy()), values)
+    one = standard.standardised.select(["hue"])
+    assert np.allclose(one.inverse(standard.table[["hue"]].to_numpy())[:, 0], plain["hue"])
+
+
+def test_options_select_columns() -> None:
+    assert list(_columns("iris:columns=petal_width+sepal_width")) == ["petal_width", "sepal_width"]
+    assert list(_columns("iris:drop=petal_width+petal_length")) == ["sepal_length", "sepal_width"]
+    assert load("iris:columns=petal_length+petal_width").sha256 == load("iris-petal").sha256
+    assert load("iris").sha256 != load("iris:standardize=true").sha256
+
+
+def _columns(spec: str) -> pd.Index[str]:
+    table = load(spec).table
+    assert table is not None
+    return table.columns
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("irsi", "no data set 'irsi': did you mean 'iris'?"),
+        ("nothing-like-it", "known: iris, iris-petal"),
+        ("iris:standardise=true", "no option 'standardise': did you mean 'standardize'?"),
+        ("iris:labels=species", "no option 'labels'"),
+        ("iris:standardize=perhaps", "should be true or false"),
+        ("iris:standardize", "the option 'standardize' has no value"),
+        ("iris:drop=petal_widht", "no column 'petal_widht': did you mean 'petal_width'?"),
+        ("iris-petal:drop=petal_width+petal_length", "no column is left"),
+        ("digits:standardize=true", "column 'pixel_0_0' is constant (0)"),
+    ],
+)
+def test_unknown_names_and_options_say_the_nearest(spec: str, said: str) -> None:
+    with pytest.raises((DataError, SettingError)) as caught:
+        load(spec)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_card_for_an_unknown_set() -> None:
+    with pytest.raises(DataError, match="did you mean 'wine'"):
+        card("whine")
+
+
+# -- where remote files come from --------------------------------------------------------------
+
+
+def test_the_mirror_is_checked_by_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORYZOO_MIRROR", str(tmp_path))
+    with pytest.raises(DataError, match=r"has no faithful/faithful\.csv: put it there"):
+        load("faithful")
+    (tmp_path / "faithful").mkdir()
+    (tmp_path / "faithful/faithful.csv").write_text("eruptions,waiting\n1,2\n")
+    with pytest.raises(DataError, match=r"SHA-256 is .*copy it anew from https://"):
+        load("faithful")
+
+
+def test_a_mirror_may_be_an_address(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def retrieve(url: str, known_hash: str, fname: str, path: Path) -> str:
+        asked.append(url)
+        assert known_hash.startswith("sha256:")
+        return str(mirror / "faithful" / fname)
+
+    monkeypatch.setattr("pooch.retrieve", retrieve)
+    monkeypatch.setenv("STORYZOO_MIRROR", "https://example.org/data/")
+    assert fetch("faithful/faithful.csv").is_file()
+    monkeypatch.delenv("STORYZOO_MIRROR")
+    fetch("faithful/faithful.csv")
+    assert asked == [
+        "https://example.org/data/faithful/faithful.csv",
+        origins()["faithful/faithful.csv"].url,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("requests.ConnectionError", "can't be fetched (ConnectionError): go online once"),
+        ("builtins.ValueError", "is not the file that is wanted (another SHA-256)"),
+    ],
+)
+def test_no_network_and_a_changed_file_are_one_line(
+    error: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+
+    module, _, name = error.rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+
+    def retrieve(*_: object, **__: object) -> str:
+        raise kind("no")
+
+    monkeypatch.setattr("pooch.retrieve", retrieve)
+    monkeypatch.delenv("STORYZOO_MIRROR", raising=False)
+    with pytest.raises(DataError) as caught:
+        fetch("faithful/faithful.csv")
+    assert said in str(caught.value)
+    assert "STORYZOO_MIRROR" in str(caught.value)
+
+
+def test_every_origin_is_pinned(mirror: Path) -> None:
+    for origin in origins().values():
+        content = (mirror / origin.path).read_bytes()
+        assert len(content) == origin.bytes
+        assert hashlib.sha256(content).hexdigest() == origin.sha256
+        assert origin.url.startswith("https://") and origin.licence
