@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -32,7 +34,7 @@ from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.density import LogDensity
 from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, require
 from storyzoo.inference.engine.progress import Budget, Progress
-from storyzoo.inference.engine.pyro_nuts import STATISTICS, walk
+from storyzoo.inference.engine.pyro_nuts import STATISTICS, Evaluate, walk
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import build_tree, by_dims
@@ -127,9 +129,34 @@ class NUTS(Method):
         starts = kept.starts() or self._starts(target, density, seeds, progress)
         kept.save_starts(starts)
         finished = kept.finished(self.chains)
-        gathered, cores = self._sample(
-            target.device, density, starts, seeds, finished, kept, progress, budget
-        )
+        evaluate, engine = scripted(density, starts.points)
+        forked = can_fork(target.device)
+        cores = min(self.cores or available_cores(), self.chains) if forked else 1
+
+        def chain(index: int) -> Iterator[np.ndarray]:
+            return walk(
+                evaluate,
+                starts.points[index],
+                _torch_seed(seeds[index]),
+                warmup=self.warmup,
+                draws=self.draws,
+                target_accept=self.target_accept,
+                max_tree_depth=self.max_tree_depth,
+            )
+
+        shown = _Shown(progress, self, density.dim + _DIVERGING, finished)
+        try:
+            gathered = run_chains(
+                {i: partial(chain, i) for i in range(self.chains) if i not in finished},
+                cores=cores,
+                forked=forked,
+                budget=budget,
+                on_rows=shown.rows,
+                on_end=kept.save,
+            )
+        finally:
+            progress.close()
+        gathered.blocks.update({i: [rows] for i, rows in finished.items()})
         if gathered.failures:
             raise ChainError(_told(gathered.failures, checkpoint is not None))
         if gathered.stopped != "interrupted":
@@ -139,7 +166,7 @@ class NUTS(Method):
             compile_seconds=compile_seconds,
             stopped=gathered.stopped,
             start=starts.words,
-            engine=f"Pyro's NUTS on a {density.engine}",
+            engine=f"Pyro's NUTS, density by {engine}",
             warmup=self.warmup,
             cores=cores,
             one_mode=starts.one_mode,
@@ -148,55 +175,7 @@ class NUTS(Method):
         )
         return self._outcome(target, density, gathered, info)
 
-    # -- the chains ----------------------------------------------------------------------
-
-    def _sample(
-        self,
-        device: str,
-        density: LogDensity,
-        starts: Starts,
-        seeds: list[np.random.SeedSequence],
-        finished: dict[int, np.ndarray],
-        kept: _Kept,
-        progress: Progress,
-        budget: Budget,
-    ) -> tuple[Gathered, int]:
-        """What came of every chain, and how many ran at once."""
-        forked = can_fork(device)
-        cores = min(self.cores or available_cores(), self.chains) if forked else 1
-        seen = {chain: len(rows) for chain, rows in finished.items()}
-        divergences = sum(int(rows[self.warmup :, density.dim + _DIVERGING].sum())
-                          for rows in finished.values())
-
-        def chain(index: int) -> Iterator[np.ndarray]:
-            return walk(
-                density,
-                starts.points[index],
-                _torch_seed(seeds[index]),
-                warmup=self.warmup,
-                draws=self.draws,
-                target_accept=self.target_accept,
-                max_tree_depth=self.max_tree_depth,
-            )
-
-        def on_rows(index: int, rows: np.ndarray) -> None:
-            nonlocal divergences
-            first = max(0, self.warmup - seen.get(index, 0))
-            divergences += int(rows[first:, density.dim + _DIVERGING].sum())
-            seen[index] = seen.get(index, 0) + len(rows)
-            progress.update(len(rows), divergences=divergences)
-
-        todo = {i: (lambda i=i: chain(i)) for i in range(self.chains) if i not in finished}
-        progress.start(self.chains * (self.warmup + self.draws))
-        progress.update(sum(seen.values()))
-        try:
-            gathered = run_chains(
-                todo, cores=cores, forked=forked, budget=budget, on_rows=on_rows, on_end=kept.save
-            )
-        finally:
-            progress.close()
-        gathered.blocks.update({chain: [rows] for chain, rows in finished.items()})
-        return gathered, cores
+    # -- the answer ----------------------------------------------------------------------
 
     def _outcome(
         self, target: Target, density: LogDensity, gathered: Gathered, info: NutsInfo
@@ -309,9 +288,7 @@ def _beside_modes(
         raise RefusedError(f"nuts: start={nuts.start} found no sane mode ({why}); use start=prior")
     objectives = [objective for objective, _ in found]
     one = max(objectives) - min(objectives) < SAME_MODE
-    points = [
-        _jittered(density, found[i % len(found)][1], rng) for i, rng in enumerate(rngs)
-    ]
+    points = [_jittered(density, found[i % len(found)][1], rng) for i, rng in enumerate(rngs)]
     each = "all chains beside one mode" if one else "each chain beside the mode"
     words = f"{each}, found by {ascent.name} from {len(found)} seeds, jittered slightly"
     return Starts(torch.stack(points), words, one, evaluations)
@@ -369,7 +346,49 @@ def _refuse_crooked(target: Target, density: LogDensity, points: Tensor) -> None
     )
 
 
+def scripted(density: LogDensity, points: Tensor) -> tuple[Evaluate, str]:
+    """The density as TorchScript, which spends a quarter of the traced graph's time on a call.
+
+    Also says what it is. Where the density could not be traced, or TorchScript answers otherwise
+    at the given points (B, D), it is the density itself.
+    """
+    if density.engine != "traced graph":
+        return density.value_and_gradient, density.engine
+    with warnings.catch_warnings():
+        # Deprecated in favour of compilers that take minutes where this takes a second.
+        warnings.simplefilter("ignore")
+        script = torch.jit.trace(density.value_and_gradient, points[0], check_trace=False)
+    # It is optimised within its first calls: before chains fork, so that all run the same.
+    for point in (*points, *points, *points):
+        for ours, its in zip(density.value_and_gradient(point), script(point), strict=True):
+            if not torch.allclose(ours, its, rtol=1e-6, atol=1e-6):
+                return density.value_and_gradient, density.engine
+    return script, "TorchScript of the traced graph"
+
+
 # -- what is kept while it runs ------------------------------------------------------------
+
+
+class _Shown:
+    """The bar over all chains' iterations, and the divergences after warm-up."""
+
+    def __init__(
+        self, progress: Progress, nuts: NUTS, place: int, finished: Mapping[int, np.ndarray]
+    ) -> None:
+        self._progress, self._warmup, self._place = progress, nuts.warmup, place
+        self._seen: dict[int, int] = {}
+        self._divergences = 0
+        progress.start(nuts.chains * (nuts.warmup + nuts.draws))
+        for chain, rows in finished.items():
+            self.rows(chain, rows)
+
+    def rows(self, chain: int, rows: np.ndarray) -> None:
+        """Some more rows (n, C) of one chain."""
+        seen = self._seen.get(chain, 0)
+        drawn = rows[max(0, self._warmup - seen) :]
+        self._divergences += int(drawn[:, self._place].sum())
+        self._seen[chain] = seen + len(rows)
+        self._progress.update(len(rows), divergences=self._divergences)
 
 
 class _Kept:

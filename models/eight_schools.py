@@ -38,8 +38,8 @@ class EightSchools(Story):
     Data: ``effect`` (school) and ``stderr`` (school), above zero, both in points of the test.
 
     Source: Rubin (1981), "Estimation in parallel randomized experiments", Journal of Educational
-    Statistics 6(4); Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., §5.5, from which the
-    prior scales differ as in posteriordb's ``eight_schools``.
+    Statistics 6(4); Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., §5.5. The prior scales
+    are those of posteriordb's ``eight_schools``, whose reference draws a fit can be held against.
     """
 
     centred: bool = False

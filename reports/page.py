@@ -31,7 +31,7 @@ from storyzoo.reports.figures.graph import graph_figure
 from storyzoo.reports.figures.optimum import optimum_figures
 from storyzoo.reports.figures.predictive import predictive_figures
 from storyzoo.reports.figures.sampler import sampler_figures
-from storyzoo.reports.figures.svg import PALETTE, plain
+from storyzoo.reports.figures.svg import PALETTE, plain, swatch
 from storyzoo.reports.numbers import grouped, rounded
 from storyzoo.reports.parameters import INTERVAL, Parameters, Scalar, parameters_of
 from storyzoo.reports.quantities import scores
@@ -278,7 +278,8 @@ def _render(template: str, **context: Any) -> str:
         return panel.markup(f"f{next(count)}-")
 
     environment.filters["code"] = code
-    environment.filters["limit"] = limit
+    environment.filters["asked"] = asked
+    environment.globals["swatch"] = swatch
     page = environment.get_template(template).render(
         palette=PALETTE, drawn=drawn, version=installed("storyzoo"), **context
     )
@@ -298,9 +299,11 @@ def code(text: str) -> Markup:
     )
 
 
-def limit(check: Check) -> str:
-    """What was measured and what was asked: ``1.077, limit 1.01``."""
-    if check.value is None:
+def asked(check: Check) -> str:
+    """What was asked of a check, where its title and finding do not say it."""
+    if check.threshold is None:
         return ""
-    value = rounded(check.value, digits=4)
-    return value if check.threshold is None else f"{value}, limit {rounded(check.threshold)}"
+    text = rounded(check.threshold)
+    short = f"{check.threshold:g}"
+    said = f"{check.title} {check.where}"
+    return "" if re.search(rf"(?<![\d.]){re.escape(short)}(?![\d])", said) else f"limit {text}"

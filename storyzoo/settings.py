@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 from storyzoo.errors import SettingError, nearest
 
 Settable = TypeVar("Settable")
 
 
-def with_settings(thing: type[Settable] | Settable, settings: Mapping[str, Any]) -> Settable:
+@overload
+def with_settings(thing: type[Settable], settings: Mapping[str, Any]) -> Settable: ...
+@overload
+def with_settings(thing: Settable, settings: Mapping[str, Any]) -> Settable: ...
+def with_settings(thing: Any, settings: Mapping[str, Any]) -> Any:
     """A story or method with some of its fields set; texts are read by the field's type.
 
     ``thing`` is a dataclass (then its other fields have their defaults) or an instance of one
@@ -30,8 +34,8 @@ def with_settings(thing: type[Settable] | Settable, settings: Mapping[str, Any])
             raise SettingError(f"{shown_name(kind)} has no setting {name!r}: {_known(name, hints)}")
         values[name] = read_value(f"{shown_name(kind)}: {name}", value, hints[name])
     if isinstance(thing, type):
-        return cast(Settable, thing(**values))
-    return cast(Settable, dataclasses.replace(cast(Any, thing), **values))
+        return thing(**values)
+    return dataclasses.replace(thing, **values)
 
 
 def field_types(kind: type) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from storyzoo.inference.engine.factors import (
 )
 from storyzoo.inference.engine.missing import ObservedMessenger
 from storyzoo.inference.engine.structure import StartMessenger, Structure, defaults
-from storyzoo.inference.engine.tracing import UntraceableError, trace_function
+from storyzoo.inference.engine.tracing import UntraceableError, script, trace_function
 from storyzoo.inference.engine.transforms import to_support
 from storyzoo.story import Latents, Story
 
@@ -234,11 +234,17 @@ class LogDensity:
         return defaults(self.dtype, self.device)
 
     def _at(self, name: str, q: Tensor) -> Any:
+        """A function at one point: the graph where there is one, else the model itself."""
         function = self._function(name)
-        if isinstance(function, torch.fx.GraphModule):
+        if not isinstance(function, torch.fx.GraphModule):
+            with self._running():
+                return function(q)
+        if name != "gradient_and_value":
             return function(q)
-        with self._running():
-            return function(q)
+        with torch.no_grad():
+            if "scripted" not in self._compiled:
+                self._compiled["scripted"] = script(function, q)
+            return self._compiled["scripted"](q)
 
     def _function(self, name: str) -> Callable[..., Any]:
         """One of the functions of ``q``, traced at its first use where it can be."""

@@ -1,4 +1,4 @@
-"""One chain of the No-U-Turn sampler by Pyro's kernel, on the flat vector of a LogDensity.
+"""One chain of the No-U-Turn sampler by Pyro's kernel, on a flat unconstrained vector.
 
 The trajectory is doubled forwards or backwards until it turns; a point of it is drawn with
 weight ``exp(-H(q, r))``, ``H(q, r) = -log p(q) + r.r / 2`` in momenta scaled to unit mass.
@@ -14,7 +14,7 @@ conceptual introduction to Hamiltonian Monte Carlo", arXiv:1701.02434.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from pyro.infer import NUTS as Kernel
 from pyro.infer.mcmc.nuts import _TreeInfo
 from torch import Tensor
 
-from storyzoo.inference.engine.density import LogDensity
+Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Log density (scalar) and its gradient (D,) at a point (D,)."""
 
 STATISTICS = (
     "lp",
@@ -45,7 +46,7 @@ _LARGEST_ERROR = 1000.0
 
 
 def walk(
-    density: LogDensity,
+    evaluate: Evaluate,
     start: Tensor,
     seed: int,
     *,
@@ -62,12 +63,11 @@ def walk(
     devices = [start.device] if start.is_cuda else []
     with torch.random.fork_rng(devices=devices), pyro.validation_enabled(False):
         torch.manual_seed(seed)
-        before = density.evaluations
-        kernel = FlatKernel(density, start, target_accept, max_tree_depth)
+        kernel = FlatKernel(evaluate, start, target_accept, max_tree_depth)
         kernel.setup(warmup)
         for _ in range(warmup + draws):
             point, statistics = kernel.draw()
-            yield np.array([*point, *statistics, density.evaluations - before])
+            yield np.array([*point, *statistics, kernel.evaluations])
 
 
 class FlatKernel(Kernel):  # type: ignore[misc]
@@ -78,14 +78,14 @@ class FlatKernel(Kernel):  # type: ignore[misc]
     """
 
     def __init__(
-        self, density: LogDensity, start: Tensor, target_accept: float, max_tree_depth: int
+        self, evaluate: Evaluate, start: Tensor, target_accept: float, max_tree_depth: int
     ) -> None:
         super().__init__(
-            potential_fn=lambda z: -density(z[_SITE]),
+            potential_fn=lambda z: -evaluate(z[_SITE])[0],
             target_accept_prob=target_accept,
             max_tree_depth=max_tree_depth,
         )
-        self._density = density
+        self._density, self.evaluations = evaluate, 0
         self.initial_params = {_SITE: start.detach().clone()}
         self._inverse_mass: Tensor | None = None
         self._sd = start
@@ -201,9 +201,12 @@ class FlatKernel(Kernel):  # type: ignore[misc]
 
     def _evaluate(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Log density and gradient; NaN where a matrix is not positive definite to rounding."""
+        self.evaluations += 1
         try:
-            return self._density.value_and_gradient(q)
-        except torch.linalg.LinAlgError:
+            return self._density(q)
+        except RuntimeError as error:
+            if "positive-definite" not in str(error) and "singular" not in str(error):
+                raise
             return q.new_tensor(math.nan), torch.zeros_like(q)
 
 

@@ -94,7 +94,7 @@ def _check_device(device: str) -> None:
 def _as_tensor(value: Any, dtype: torch.dtype, device: str) -> Any:
     if np.isscalar(value):
         return value
-    tensor = torch.as_tensor(np.asarray(value))
+    tensor = torch.tensor(np.asarray(value))
     if tensor.is_floating_point():
         tensor = tensor.to(dtype)
     return tensor.to(device)

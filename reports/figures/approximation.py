@@ -89,5 +89,5 @@ def importance(
         caption += f" k-hat {grouped(value, 2)}{limit}."
     canvas.axes.set_xlabel("log p − log q about its mean, nats")
     canvas.axes.set_ylabel("draws")
-    keys = (Key("━", "c0", f"{len(ratios)} draws"),)
+    keys = (Key("line", "c0", f"{len(ratios)} draws"),)
     return Figure("importance", "Distance from the target", caption, (canvas.panel(caption),), keys)

@@ -19,7 +19,7 @@ from storyzoo.reports.figures.scatter import (
     name_axes,
     rows_said,
     separating_pair,
-    shape_mark,
+    shape,
     thinned,
 )
 from storyzoo.reports.figures.svg import Canvas, colour, plain, series
@@ -74,7 +74,7 @@ def figures(fit: Fitted) -> list[Figure]:
     names = [plain(name, 40) for name in _features(fit, points.shape[1])]
     if points.shape[1] == 1:
         panels: list[Panel] = [histogram(mixture, points[:, 0], names[0])]
-        more: tuple[Key, ...] = (Key("━", "ink", "the mixture"),)
+        more: tuple[Key, ...] = (Key("line", "ink", "the mixture"),)
     else:
         pair = separating_pair(points[rows], membership.argmax(1))
         shown = points[rows][:, pair]
@@ -98,7 +98,7 @@ def _keys(fit: Fitted, mixture: Mixture) -> tuple[Key, ...]:
     weights = mixture.mean().weight[0]
     return tuple(
         Key(
-            shape_mark(k),
+            shape(k),
             series(k),
             f"component {plain(names[k], 20)} ({grouped(100 * weights[k], 0)} %)",
         )
@@ -153,11 +153,11 @@ def mixture_of(posterior: xr.Dataset) -> Mixture:
             spread = spread.expand_dims(feature=n_features)
         diagonal = spread.transpose("sample", "component", "feature").values
         matrix = diagonal[..., None] * np.eye(n_features)
-    shape = (n_draws, n_components, n_features, n_features)
+    full = (n_draws, n_components, n_features, n_features)
     return Mixture(
         np.asarray(weight.values, float),
         np.asarray(loc.values, float),
-        np.broadcast_to(np.asarray(matrix, float), shape),
+        np.broadcast_to(np.asarray(matrix, float), full),
     )
 
 
@@ -216,8 +216,7 @@ def ellipses(
         canvas.axes.plot(*place, "+", ms=9, mew=1.8, color=colour("ink"))
     _frame(canvas, shown, centre, pair)
     name_axes(canvas, names)
-    if len(mixture.weight):
-        canvas.axes.set_title("as fitted")
+    canvas.title("as fitted")
     return canvas.panel(
         f"{names[0]} against {names[1]}: {len(shown)} points, {mixture.components} components."
     )

@@ -1,8 +1,9 @@
 """The model as a graph: what depends on what, plates as boxes, drawn in layers without graphviz.
 
 Sites of one plate set share a band of columns; bands stand in the order that keeps every plate in
-one box and makes arrows short. A layer is the longest path that leads to a site; a site that
-depends on nothing stands just above what it feeds.
+one box and makes arrows short. Sites outside all plates stand where there is room, as near as can
+be to what they are tied to. A layer is the longest path that leads to a site; a site that depends
+on nothing stands just above what it feeds.
 """
 
 from __future__ import annotations
@@ -71,19 +72,19 @@ def graph_figure(fit: Fitted) -> Figure:
     drawing = draw(nodes, sizes)
     kinds = {node.kind for node in nodes}
     marks = {
-        "latent": Key("○", "ink", "unknown"),
-        "discrete": Key("◌", "ink", "unknown and discrete (summed out)"),
-        "observed": Key("●", "muted", "observed"),
-        "deterministic": Key("▢", "ink", "computed"),
+        "latent": Key("unknown", "ink", "unknown"),
+        "discrete": Key("discrete", "ink", "unknown and discrete (summed out)"),
+        "observed": Key("observed", "ink", "observed"),
+        "deterministic": Key("computed", "ink", "computed"),
     }
     keys = [key for kind, key in marks.items() if kind in kinds]
     if any(node.plates for node in nodes):
-        keys.append(Key("▭", "muted", "plate: repeated so many times"))
+        keys.append(Key("plate", "muted", "plate: repeated so many times"))
     caption = "An arrow says that one draw depends on another." + (f" {note}" if note else "")
     arrows = "; ".join(f"{n.name} on {', '.join(n.parents)}" for n in nodes if n.parents)
     alt = f"Graph of the model. Depends: {arrows or 'nothing on anything'}."
     panel = Panel(drawing.replace("ALT", str(escape(plain(alt))), 1), plain(alt))
-    return Figure("graph", "The model", caption, (panel,), tuple(keys), layout="natural")
+    return Figure("graph", "", caption, (panel,), tuple(keys), layout="natural")
 
 
 # -- what depends on what ----------------------------------------------------------------------
@@ -198,23 +199,60 @@ def layers(nodes: Sequence[Node]) -> dict[str, int]:
 
 
 def placed(nodes: Sequence[Node]) -> dict[str, tuple[float, float]]:
-    """Centre of each node."""
+    """Centre of each node: those in plates by columns, then the others where there is room."""
     depth = layers(nodes)
+    inside = [node for node in nodes if node.plates]
+    centres = _columns(inside, depth)
+    free: dict[int, list[Node]] = {}
+    for node in nodes:
+        if not node.plates:
+            free.setdefault(depth[node.name], []).append(node)
+    for layer in sorted(free, reverse=True):
+        row = free[layer]
+        row = sorted(row, key=lambda n: _pull(n, nodes, centres))
+        together = _side_by_side(row, depth, nodes, centres)
+        for node in row:
+            x = together.get(node.name)
+            x = _room(node, depth, nodes, centres) if x is None else x
+            centres[node.name] = (x, layer * LAYER)
+    return centres
+
+
+def _side_by_side(
+    row: Sequence[Node],
+    depth: Mapping[str, int],
+    nodes: Sequence[Node],
+    centres: Mapping[str, tuple[float, float]],
+) -> dict[str, float]:
+    """A row about the middle of what it is tied to; empty where something stands there."""
+    width = sum(node.width + GAP for node in row)
+    left = sum(_pull(node, nodes, centres) for node in row) / len(row) - width / 2
+    taken = _taken(depth[row[0].name], depth, nodes, centres)
+    if any(left < high - 1 and left + width > low + 1 for low, high in taken):
+        return {}
+    places = {}
+    for node in row:
+        places[node.name] = left + (node.width + GAP) / 2
+        left += node.width + GAP
+    return places
+
+
+def _columns(nodes: Sequence[Node], depth: Mapping[str, int]) -> dict[str, tuple[float, float]]:
+    """Centres of the nodes in plates: a band of columns for each set of plates."""
     bands: dict[tuple[str, ...], list[Node]] = {}
     for node in nodes:
         bands.setdefault(tuple(sorted(node.plates)), []).append(node)
-    order = _band_order(list(bands), nodes)
     centres: dict[str, tuple[float, float]] = {}
     left = 0.0
     before: tuple[str, ...] = ()
-    for band in order:
+    for band in _band_order(list(bands), nodes):
         left += MARGIN * len(set(band) ^ set(before))  # room for the edges of boxes in between
         rows: dict[int, list[Node]] = {}
         for node in bands[band]:
             rows.setdefault(depth[node.name], []).append(node)
         width = max(sum(n.width + GAP for n in row) for row in rows.values())
         for layer, row in rows.items():
-            row = sorted(row, key=lambda n: _pull(n, centres))
+            row = sorted(row, key=lambda n: _pull(n, nodes, centres))
             x = left + (width - sum(n.width + GAP for n in row)) / 2
             for node in row:
                 centres[node.name] = (x + (node.width + GAP) / 2, layer * LAYER)
@@ -224,8 +262,52 @@ def placed(nodes: Sequence[Node]) -> dict[str, tuple[float, float]]:
     return centres
 
 
-def _pull(node: Node, centres: Mapping[str, tuple[float, float]]) -> float:
-    known = [centres[parent][0] for parent in node.parents if parent in centres]
+def _room(
+    node: Node,
+    depth: Mapping[str, int],
+    nodes: Sequence[Node],
+    centres: Mapping[str, tuple[float, float]],
+) -> float:
+    """The place nearest to what the node is tied to that is free of boxes and of other nodes."""
+    wanted = _pull(node, nodes, centres)
+    half = node.width / 2 + GAP / 2
+    taken = _taken(depth[node.name], depth, nodes, centres)
+    places = [wanted, *(low - half for low, _ in taken), *(high + half for _, high in taken)]
+    free = [
+        x for x in places if all(x + half <= low + 1 or x - half >= high - 1 for low, high in taken)
+    ]
+    return min(free, key=lambda x: abs(x - wanted))
+
+
+def _taken(
+    layer: int,
+    depth: Mapping[str, int],
+    nodes: Sequence[Node],
+    centres: Mapping[str, tuple[float, float]],
+) -> list[tuple[float, float]]:
+    """From where to where a layer is taken up by nodes and by the boxes of plates."""
+    here = [node for node in nodes if node.name in centres]
+    y = layer * LAYER
+    reach = {node.name: node.width / 2 + GAP / 2 for node in here}
+    taken = [
+        (centres[n.name][0] - reach[n.name], centres[n.name][0] + reach[n.name])
+        for n in here
+        if depth[n.name] == layer
+    ]
+    boxes = boxes_of([node for node in here if node.plates], centres)
+    return taken + [
+        (box.left - GAP / 2, box.right + GAP / 2)
+        for box in boxes
+        if box.top - HEIGHT / 2 < y < box.bottom + HEIGHT / 2
+    ]
+
+
+def _pull(
+    node: Node, nodes: Sequence[Node], centres: Mapping[str, tuple[float, float]]
+) -> float:
+    """Mean place of what the node depends on and of what depends on it, as far as placed."""
+    tied = [*node.parents, *(other.name for other in nodes if node.name in other.parents)]
+    known = [centres[name][0] for name in tied if name in centres]
     return sum(known) / len(known) if known else 0.0
 
 
@@ -246,6 +328,7 @@ def _band_order(bands: list[tuple[str, ...]], nodes: Sequence[Node]) -> list[tup
             abs(place[band_of[node.name]] - place[band_of[parent]])
             for node in nodes
             for parent in node.parents
+            if parent in band_of
         )
         return broken, length
 
@@ -300,8 +383,9 @@ def draw(nodes: Sequence[Node], sizes: Mapping[str, int]) -> str:
         '<path d="M0 .8L7.4 4L0 7.2z" style="fill:var(--muted)"/></marker></defs>'
     )
     parts = [
-        *(_box(box, sizes.get(box.name)) for box in boxes),
+        *(_box(box) for box in boxes),
         *_arrows(nodes, centres),
+        *(_plate_name(box, sizes.get(box.name)) for box in boxes),
         *(_node(node, *centres[node.name]) for node in nodes),
     ]
     return (
@@ -310,14 +394,21 @@ def draw(nodes: Sequence[Node], sizes: Mapping[str, int]) -> str:
     )
 
 
-def _box(box: Box, size: int | None) -> str:
-    label = plain(box.name, 24) + (f" = {size}" if size is not None else "")
+def _box(box: Box) -> str:
     return (
         f'<rect x="{box.left:.1f}" y="{box.top:.1f}" width="{box.right - box.left:.1f}" '
         f'height="{box.bottom - box.top:.1f}" rx="7" '
         'style="fill:none;stroke:var(--axis);stroke-width:1"/>'
-        f'<text x="{box.right - 7:.1f}" y="{box.bottom - 5:.1f}" '
-        f'style="font-size:9.5px;text-anchor:end;fill:var(--muted)">{escape(label)}</text>'
+    )
+
+
+def _plate_name(box: Box, size: int | None) -> str:
+    """Name and size in the corner, legible over an arrow."""
+    label = plain(box.name, 24) + (f" = {size}" if size is not None else "")
+    return (
+        f'<text x="{box.right - 7:.1f}" y="{box.bottom - 5:.1f}" style="font-size:9.5px;'
+        "text-anchor:end;fill:var(--muted);stroke:var(--paper);stroke-width:3;paint-order:stroke"
+        f'">{escape(label)}</text>'
     )
 
 

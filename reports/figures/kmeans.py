@@ -17,7 +17,7 @@ from storyzoo.reports.figures.scatter import (
     name_axes,
     rows_said,
     separating_pair,
-    shape_mark,
+    shape,
     thinned,
 )
 from storyzoo.reports.figures.svg import Canvas, colour, plain, series
@@ -40,7 +40,7 @@ def figures(fit: Fitted) -> list[Figure]:
     nearest = assign(points[rows], centres)
     names = [plain(name, 40) for name in fit.structure.coords.get("feature", range(len(centres[0])))]
     keys = tuple(
-        Key(shape_mark(k), series(k), f"cluster {k} ({(nearest == k).mean():.0%})")
+        Key(shape(k), series(k), f"cluster {k} ({(nearest == k).mean():.0%})")
         for k in range(min(len(centres), 12))
     )
     if points.shape[1] == 1:
@@ -97,7 +97,7 @@ def cells(
     canvas.axes.plot(centres[:, 0], centres[:, 1], "+", ms=10, mew=2, color=colour("ink"))
     canvas.axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
     canvas.axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
-    canvas.axes.set_title("as fitted")
+    canvas.title("as fitted")
     name_axes(canvas, names)
     return canvas.panel(f"{len(shown)} points in {len(centres)} clusters by {names[0]}, {names[1]}.")
 

@@ -68,14 +68,14 @@ def restarts(objectives: Sequence[float], degenerate: Sequence[str]) -> Figure:
     place[order] = np.arange(1, len(values) + 1)
     canvas = Canvas(height=225)
     keys = []
-    for mask, shape, mark, role, label in (
-        (same, "o", "●", "good", "best mode"),
-        (~same & ~bad, "s", "■", "c0", "another end"),
-        (bad, "x", "✖", "bad", "degenerate"),
+    for mask, shape, role, label in (
+        (same, "o", "good", "best mode"),
+        (~same & ~bad, "s", "c0", "another end"),
+        (bad, "x", "bad", "degenerate"),
     ):
         if mask.any():
             canvas.axes.plot(place[mask], values[mask], shape, ms=5.5, color=colour(role))
-            keys.append(Key(mark, role, f"{label} ({int(mask.sum())})"))
+            keys.append(Key(shape, role, f"{label} ({int(mask.sum())})"))
     canvas.axes.set_xlabel("restart, best first")
     canvas.axes.set_ylabel("objective at the end, nats")
     canvas.axes.set_xlim(0.3, len(values) + 0.7)

@@ -22,8 +22,8 @@ FEATURES = 6
 REPLICATES = 200
 """Simulated data sets that are looked at."""
 KEYS = (
-    Key("━", "c0", "simulated: median, 50 % and 90 %"),
-    Key("●", "ink", "observed"),
+    Key("interval", "c0", "simulated: median, 50 % and 90 %"),
+    Key("o", "ink", "observed"),
 )
 
 Array = NDArray[np.float64]
@@ -60,7 +60,7 @@ def predictive(kind: str, drawn: xr.DataArray, seen: xr.DataArray) -> Figure:
         said = "The distribution of the observations against that of data simulated from {}."
     shown = plain(seen.name, 40)
     return Figure(
-        f"predictive-{shown}", f"Fit to the data: {shown}", said.format(source), panels, KEYS
+        f"predictive-{shown}", shown, said.format(source), panels, KEYS
     )
 
 

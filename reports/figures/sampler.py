@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from arviz_stats.base import array_stats
 from scipy.stats import rankdata
 
 from storyzoo.reports.figures import Figure, Key
@@ -59,7 +60,7 @@ def ranks(scalars: Sequence[Scalar]) -> Figure:
     """Rank ΔECDF of each scalar: where each chain's draws fall among those of all chains.
 
     The band holds all chains of 95 % of runs whose chains agree. It takes draws to be independent,
-    so the draws are first thinned to about as many as count (their bulk ESS).
+    so each chain is first thinned to about as many as count within it (its bulk ESS).
     Source: Säilynoja, Bürkner, Vehtari (2022), Statistics and Computing 32:32.
     """
     panels = []
@@ -74,7 +75,7 @@ def ranks(scalars: Sequence[Scalar]) -> Figure:
         for chain, line in enumerate(lines):
             canvas.axes.plot(place, line, color=colour(series(chain)), lw=1.1)
         canvas.axes.set_xlim(0, 1)
-        canvas.axes.set_title(plain(scalar.label, 40))
+        canvas.title(scalar.label)
         canvas.axes.set_xlabel("fractional rank")
         canvas.axes.set_ylabel("ΔECDF")
         inside = np.all(_outside(place, lines, low, high) == 0)
@@ -91,7 +92,7 @@ def ranks(scalars: Sequence[Scalar]) -> Figure:
 
 def _chain_keys(chains: int) -> tuple[Key, ...]:
     parts = ("first half", "second half") if chains == 1 else [f"chain {i}" for i in range(chains)]
-    return tuple(Key("━", series(i), part) for i, part in enumerate(parts[:8]))
+    return tuple(Key("line", series(i), part) for i, part in enumerate(parts[:8]))
 
 
 def _independent(scalar: Scalar) -> Array:
@@ -101,19 +102,22 @@ def _independent(scalar: Scalar) -> Array:
         half = draws.shape[1] // 2
         draws = np.stack([draws[0, :half], draws[0, draws.shape[1] - half :]])
     count = draws.shape[1]
-    effective = scalar.ess_bulk / len(draws) if math.isfinite(scalar.ess_bulk) else count
+    with np.errstate(all="ignore"):  # a chain that is stuck has no ESS
+        each = array_stats.ess(draws[:, None, :], method="bulk") if count >= 4 else np.nan
+    known = np.asarray(each)[np.isfinite(each)]
+    effective = float(known.mean()) if known.size else count
     step = max(1, math.ceil(count / max(effective, min(50, count))))
     return draws[:, ::step]
 
 
 def rank_difference(draws: Array) -> tuple[Array, Array]:
-    """ECDF of each chain's fractional ranks less the diagonal, at up to 360 places.
+    """ECDF of each chain's fractional ranks less the diagonal, at up to 100 places.
 
     ``draws`` is ``(chain, draw)``; gives ``(place,)`` and ``(chain, place)``.
     """
     chains, count = draws.shape
     fractions = (rankdata(draws, method="average") / draws.size).reshape(chains, count)
-    place = np.linspace(0, 1, min(draws.size, POINTS) + 1)
+    place = np.linspace(0, 1, min(draws.size, 100) + 1)
     below = [np.searchsorted(np.sort(row), place, side="right") / count for row in fractions]
     return place, np.asarray(below) - place
 
@@ -172,13 +176,13 @@ def traces(scalars: Sequence[Scalar], divergent: NDArray[np.bool_]) -> Figure:
             )
         _ticks(canvas, scalar.draws, divergent)
         canvas.axes.set_xlim(0, count)
-        canvas.axes.set_title(plain(scalar.label, 40))
+        canvas.title(scalar.label)
         canvas.axes.set_xlabel("draw")
         panels.append(canvas.panel(f"Trace of {scalar.label}: {chains} chains of {count} draws."))
-    keys = _chain_keys(chains) if chains > 1 else (Key("━", series(0), "the chain"),)
+    keys = _chain_keys(chains) if chains > 1 else (Key("line", series(0), "the chain"),)
     caption = "Traces of the worst parameters: chains that mix look alike and wander nowhere."
     if divergent.any():
-        keys = (*keys, Key("❘", "bad", "divergent transition"))
+        keys = (*keys, Key("tick", "bad", "divergent transition"))
     if step > 1:
         caption += f" Every {_nth(step)} draw is shown."
     return Figure("traces", "Traces", caption, tuple(panels), keys)
@@ -221,14 +225,14 @@ def pair(scalars: Sequence[Scalar], divergent: NDArray[np.bool_]) -> Figure:
     canvas.axes.plot(
         x.ravel()[sound], y.ravel()[sound], "o", ms=2.6, mec="none", color=colour("c0"), alpha=0.4
     )
-    keys = [Key("●", "c0", "draw")]
+    keys = [Key("o", "c0", "draw")]
     bad = np.flatnonzero(divergent.ravel())
     if len(bad):
         bad = bad[:: max(1, math.ceil(len(bad) / 300))]
         canvas.axes.plot(
             x.ravel()[bad], y.ravel()[bad], "x", ms=4.5, mew=1.1, color=colour("bad"), alpha=0.9
         )
-        keys.append(Key("✖", "bad", f"divergent ({int(divergent.sum())})"))
+        keys.append(Key("x", "bad", f"divergent ({int(divergent.sum())})"))
     canvas.axes.set_xlabel(plain(second.label, 40))
     canvas.axes.set_ylabel(("log " if on_log else "") + plain(first.label, 34))
     caption = _pair_caption(first, second, y, x, divergent, funnel)
@@ -330,5 +334,5 @@ def energy(values: Array) -> Figure:
         "Energy: the narrower the dashed orange, the slower the sampler crosses the posterior. "
         f"E-BFMI by chain: {said} (low below 0.30)."
     )
-    keys = (Key("━", "c0", "of the draws"), Key("╍", "c1", "change from draw to draw"))
+    keys = (Key("line", "c0", "of the draws"), Key("dashed", "c1", "change from draw to draw"))
     return Figure("energy", "Energy", caption, (canvas.panel(caption),), keys)

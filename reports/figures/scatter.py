@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from storyzoo.reports.figures import Key, Panel
 from storyzoo.reports.figures.svg import (
-    SHAPE_MARKS,
     SHAPES,
     Canvas,
     colour,
@@ -71,11 +70,6 @@ def shape(group: int) -> str:
     return SHAPES[(group + group // len(SHAPES)) % len(SHAPES)]
 
 
-def shape_mark(group: int) -> str:
-    """The same marker as a character."""
-    return SHAPE_MARKS[(group + group // len(SHAPES)) % len(SHAPES)]
-
-
 def draw_members(canvas: Canvas, points: Array, membership: Array) -> None:
     """Points ``(N, 2)`` coloured by membership ``(N, K)``: a mix of the two likeliest groups.
 
@@ -118,8 +112,8 @@ def known_classes(
             points[chosen, 0], points[chosen, 1], shape(place),
             ms=4.2, mec="none", color=colour(series(place)), alpha=0.7,
         )  # fmt: skip
-        keys.append(Key(shape_mark(place), series(place), str(name)))
-    canvas.axes.set_title("known classes (the fit never saw them)")
+        keys.append(Key(shape(place), series(place), str(name)))
+    canvas.title("known classes (the fit never saw them)")
     name_axes(canvas, names)
     return canvas.panel("The same points by their known classes."), tuple(keys)
 

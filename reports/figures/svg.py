@@ -16,7 +16,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
-from markupsafe import escape
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Drawing
@@ -47,7 +47,32 @@ PALETTE: dict[str, tuple[str, str]] = {
 
 SERIES = tuple(role for role in PALETTE if re.fullmatch(r"c\d", role))
 SHAPES = ("o", "^", "s", "D", "v", "P", "X", "h")
-SHAPE_MARKS = ("●", "▲", "■", "◆", "▼", "✚", "✖", "⬢")
+
+SWATCHES = {
+    "line": '<path d="M1 6H17" class="stroke" stroke-width="2.4"/>',
+    "dashed": '<path d="M1 6H17" class="stroke" stroke-width="2.4" stroke-dasharray="4 2.5"/>',
+    "interval": '<path d="M0 6H18" class="stroke" stroke-width="1.4"/>'
+    '<path d="M4 6H14" class="stroke" stroke-width="5"/>',
+    "tick": '<path d="M9 1V11" class="stroke" stroke-width="1.6"/>',
+    "x": '<path d="M5 2L13 10M13 2L5 10" class="stroke" stroke-width="1.8"/>',
+    "+": '<path d="M9 1V11M4 6H14" class="stroke" stroke-width="1.8"/>',
+    "o": '<circle cx="9" cy="6" r="4"/>',
+    "^": '<path d="M9 1.5L13.5 10H4.5z"/>',
+    "s": '<path d="M5 2H13V10H5z"/>',
+    "D": '<path d="M9 .8L14 6L9 11.2L4 6z"/>',
+    "v": '<path d="M9 10.5L13.5 2H4.5z"/>',
+    "P": '<path d="M7.3 1.5H10.7V4.3H13.5V7.7H10.7V10.5H7.3V7.7H4.5V4.3H7.3z"/>',
+    "X": '<path d="M6.6 1L9 3.5L11.4 1L14 3.6L11.5 6L14 8.4L11.4 11L9 8.5L6.6 11L4 8.4L6.5 6L4 3.6z"/>',
+    "h": '<path d="M9 1L13.3 3.5V8.5L9 11L4.7 8.5V3.5z"/>',
+    "unknown": '<ellipse cx="9" cy="6" rx="7.5" ry="4.6" class="stroke" stroke-width="1.3"/>',
+    "discrete": '<ellipse cx="9" cy="6" rx="7.5" ry="4.6" class="stroke" stroke-width="1.3" '
+    'stroke-dasharray="3 2"/>',
+    "observed": '<ellipse cx="9" cy="6" rx="7.5" ry="4.6" class="shaded" stroke-width="1.3"/>',
+    "computed": '<rect x="2" y="1.5" width="14" height="9" rx="2" class="stroke" '
+    'stroke-width="1.3"/>',
+    "plate": '<rect x="1" y="1" width="16" height="10" rx="2.5" class="stroke" stroke-width="1"/>',
+}
+"""The marks of legends, drawn, since not every phone has a glyph for each."""
 
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -58,7 +83,6 @@ STYLE: dict[str, Any] = {
     "font.size": 9.0,
     "font.family": "DejaVu Sans",
     "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
     "axes.titlepad": 6.0,
     "axes.labelsize": 9.0,
     "xtick.labelsize": 8.5,
@@ -110,6 +134,14 @@ def series(index: int) -> str:
     return SERIES[index % len(SERIES)]
 
 
+def swatch(mark: str, role: str) -> Markup:
+    """A mark of a legend in the colour of its role."""
+    return Markup(  # noqa: S704 (nothing here comes from data)
+        f'<svg class="swatch" viewBox="0 0 18 12" aria-hidden="true" '
+        f'style="color:var(--{role})">{SWATCHES[mark]}</svg>'
+    )
+
+
 def colour(role: str) -> str:
     """The colour of a role in the light palette, as matplotlib takes it."""
     return PALETTE[role][0]
@@ -135,6 +167,10 @@ class Canvas:
         css = f"color-mix(in srgb,var(--{role}) {round(100 * share)}%,var(--{other}))"
         self._names.setdefault(light, css)
         return light
+
+    def title(self, text: str) -> None:
+        """A title at the left, one line."""
+        self.axes.set_title(plain(text, 44), loc="left", fontsize=9.5, color=colour("ink"))
 
     def panel(self, alt: str) -> Panel:
         """The finished drawing."""

@@ -1,0 +1,135 @@
+"""How well new examples are foretold: their log predictive density.
+
+``log p(y*_n | y) ~ log 1/S sum_s p(y*_n | theta_s)``
+
+over draws theta_s of the global parameters; with one draw it is the plug-in density of a point.
+Latents of single examples are never taken from the examples fitted. They are drawn anew from
+their prior given theta_s, several times for each, and averaged inside the logarithm as well:
+unbiased for the density, so that the logarithm is low by about half its squared error.
+
+Source: Gelman, Hwang & Vehtari 2014, "Understanding predictive information criteria for Bayesian
+models", Statistics and Computing 24.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pyro import poutine
+from scipy.special import logsumexp
+
+from storyzoo.inference.engine.factors import ValueMessenger, site_log_probs
+from storyzoo.inference.engine.groups import each_draw, flat_draws
+from storyzoo.inference.engine.missing import ObservedMessenger
+from storyzoo.inference.engine.target import Target
+from storyzoo.story import Latents
+
+Array = npt.NDArray[np.float64]
+
+NESTED = 2000
+"""Densities averaged per example where latents are drawn anew: so many draws over all theta_s."""
+BLOCKS = 20
+"""Runs of neighbouring draws whose means give the Monte Carlo error, autocorrelation and all."""
+AT_ONCE = 2_000_000
+"""Densities held at a time."""
+
+
+class Predictive(NamedTuple):
+    """Log predictive density of each example."""
+
+    nats: Array
+    """(N,): ``log mean_s p(y*_n | theta_s)``."""
+    se: Array
+    """(N,): its Monte Carlo standard error; 0 for the plug-in density of a point."""
+    mean_se: float
+    """Monte Carlo standard error of the mean over the examples, which share the draws."""
+
+
+def log_predictive(target: Target, draws: Mapping[str, np.ndarray], seed: int = 0) -> Predictive:
+    """Log predictive density of the target's examples given draws ``(S, *shape)`` by site.
+
+    ``draws`` holds the latents in the units of the target; those of single examples are not
+    read. The same seed gives the same answer.
+    """
+    shared = {n: v for n, v in draws.items() if n not in target.structure.local}
+    size = len(next(iter(draws.values())))
+    if target.structure.local:
+        runs = _drawn_anew(target, shared, np.random.default_rng([seed, 3]))
+        count = size * _repeats(size)
+    else:
+        runs, count = _given(target, shared, size), size
+    return _averaged(runs, count, target.n_examples)
+
+
+def _given(target: Target, draws: Mapping[str, np.ndarray], size: int) -> Iterator[Array]:
+    """Log likelihoods ``(s, N)`` of the examples, some draws at a time."""
+    density = target.density(jacobian=False)
+    step = max(1, AT_ONCE // max(1, target.n_examples))
+    for start in range(0, size, step):
+        flat = flat_draws(density, {n: v[start : start + step] for n, v in draws.items()})
+        yield density.log_likelihood(flat).detach().cpu().numpy().astype(np.float64)
+
+
+def _repeats(size: int) -> int:
+    """How often the latents of single examples are drawn for each of so many draws."""
+    return max(1, round(NESTED / size))
+
+
+def _drawn_anew(
+    target: Target, draws: Mapping[str, np.ndarray], rng: np.random.Generator
+) -> Iterator[Array]:
+    """The same with the examples' own latents, continuous and discrete, drawn from their prior."""
+    size = len(next(iter(draws.values()))) if draws else 1
+    with target.context():
+        torch.manual_seed(int(rng.integers(2**31)))
+        for latents in each_draw(draws) if draws else [{}]:
+            rows = [_likelihood_of_a_draw(target, latents) for _ in range(_repeats(size))]
+            yield np.stack(rows)
+
+
+def _likelihood_of_a_draw(target: Target, latents: Latents) -> Array:
+    """(N,): log likelihood of the examples where all else is drawn by one run of the model."""
+    with (
+        torch.no_grad(),
+        poutine.trace() as tracer,
+        ObservedMessenger(target.structure.missing),
+        ValueMessenger(latents),
+    ):
+        target.story.model(**target.data)
+    log_probs = site_log_probs(tracer.trace)
+    total = torch.zeros(target.n_examples)
+    for name, site in target.structure.observed.items():
+        if site.examples_axis is not None:
+            moved = log_probs[name].movedim(site.examples_axis, 0)
+            total = total + moved.reshape(len(moved), -1).sum(-1)
+    return total.cpu().numpy().astype(np.float64)
+
+
+def _averaged(runs: Iterator[Array], count: int, n_examples: int) -> Predictive:
+    """Mean density over ``count`` rows that come in order, with errors from block means.
+
+    With block means m_b of the densities and their mean m, ``se = sd_b(m_b) / (m sqrt B)``, the
+    delta method's error of a logarithm; the examples' errors add up within each block.
+    """
+    blocks = min(BLOCKS, count)
+    edges = np.linspace(0, count, blocks + 1).round().astype(int)
+    sums = np.full((blocks, n_examples), -np.inf)
+    place = 0
+    for rows in runs:
+        of_block = np.searchsorted(edges, place + np.arange(len(rows)), side="right") - 1
+        for block in np.unique(of_block):
+            both = np.vstack([sums[block][None], rows[of_block == block]])
+            sums[block] = logsumexp(both, axis=0)
+        place += len(rows)
+    nats = logsumexp(sums, axis=0) - np.log(count)
+    if blocks == 1:
+        return Predictive(nats, np.zeros(n_examples), 0.0)
+    means = sums - np.log(np.diff(edges))[:, None]
+    with np.errstate(invalid="ignore"):
+        relative = np.exp(means - nats) - 1  # (block, N): how far off each block's mean is
+    se = relative.std(axis=0, ddof=1) / np.sqrt(blocks)
+    return Predictive(nats, se, float(relative.mean(axis=1).std(ddof=1) / np.sqrt(blocks)))

@@ -1,0 +1,140 @@
+"""One fit in numbers: what ``summary.json`` holds, in the units that its names say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from xarray import DataTree
+
+from storyzoo.inference.engine.heldout import Predictive
+from storyzoo.inference.engine.method import Info, Method
+from storyzoo.inference.engine.psis import elpd_loo
+from storyzoo.reports.optimum_checks import finals
+from storyzoo.reports.verdict import Verdict
+from storyzoo.story import Story
+
+HELDOUT = "heldout_log_likelihood_nats_per_example"
+
+
+class Judged(Protocol):
+    """What a summary reads of a fit."""
+
+    @property
+    def story(self) -> Story: ...
+    @property
+    def method(self) -> Method: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def info(self) -> Info: ...
+    @property
+    def verdict(self) -> Verdict: ...
+    @property
+    def tree(self) -> DataTree: ...
+    @property
+    def data_name(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def heldout(self) -> Predictive | None: ...
+
+
+def summary_of(fit: Judged) -> dict[str, Any]:
+    """The content of ``summary.json``; numbers that are not finite become None."""
+    summary = {
+        "story": fit.story.name,
+        "data": fit.data_name,
+        "method": fit.method.name,
+        "seed": fit.seed,
+        "seconds": fit.seconds,
+        "compile_seconds": fit.info.compile_seconds,
+        "gradient_evaluations": fit.info.gradient_evaluations,
+        "cut_short": fit.info.cut_short,
+        "verdict": fit.verdict.verdict,
+        "checks": [
+            {
+                "name": check.name,
+                "scope": check.scope,
+                "passed": check.passed,
+                "value": check.value,
+                "threshold": check.threshold,
+                "where": check.where,
+                "advice": check.advice,
+            }
+            for check in fit.verdict.checks
+        ],
+        "metrics": metrics_of(fit),
+    }
+    plain: dict[str, Any] = json_safe(summary)
+    return plain
+
+
+def metrics_of(fit: Judged) -> dict[str, float]:
+    """Every metric that applies, by a name that carries its unit."""
+    metrics = heldout_metrics(fit.heldout)
+    loo = elpd_loo(fit.tree, fit.method.kind)
+    if loo is not None:
+        metrics |= {"elpd_loo": loo.value, "elpd_loo_se": loo.se}
+    metrics |= _of_objective(fit.info)
+    values = {check.name: check.value for check in fit.verdict.checks}
+    named = {
+        "k_hat": "k_hat",
+        "r_hat": "r_hat_max",
+        "ess_bulk": "ess_bulk_min",
+        "ess_tail": "ess_tail_min",
+    }
+    for check, metric in named.items():
+        value = values.get(check)
+        if value is not None:
+            metrics[metric] = value
+    sampling = fit.seconds - fit.info.compile_seconds
+    if "ess_bulk_min" in metrics and sampling > 0:
+        metrics["ess_per_second"] = metrics["ess_bulk_min"] / sampling
+    return metrics
+
+
+def heldout_metrics(heldout: Predictive | None) -> dict[str, float]:
+    """Mean log predictive density of the held-out examples, with its standard error.
+
+    ``se^2 = var_n / N + (Monte Carlo error)^2``: over examples, and over draws.
+    """
+    if heldout is None or not heldout.nats.size:
+        return {}
+    nats = np.asarray(heldout.nats)
+    over_examples = nats.var(ddof=1) / nats.size if nats.size > 1 else math.nan
+    return {
+        HELDOUT: float(nats.mean()),
+        f"{HELDOUT}_se": float(np.sqrt(over_examples + heldout.mean_se**2)),
+    }
+
+
+def _of_objective(info: Info) -> dict[str, float]:
+    """What the method climbed or estimated, nats."""
+    found = {}
+    elbo, objectives = finals(info, "elbo"), finals(info, "objectives")
+    if elbo.size:
+        found["elbo_nats"] = float(elbo[-1])
+    if objectives.size:
+        found["objective_nats"] = float(objectives[int(getattr(info, "best", 0))])
+    evidence = getattr(info, "log_evidence", None)
+    if evidence is not None:
+        found["log_evidence_nats"] = float(evidence)
+    return found
+
+
+def json_safe(value: Any) -> Any:
+    """Plain values that any JSON reader takes: None where a number is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return json_safe(value.tolist())
+    if isinstance(value, np.generic):
+        return json_safe(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,344 @@
+"""What the commands do that need more than static tables: fits, run folders, data."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from storyzoo.datasets import load
+from storyzoo.errors import RunFolderError, SettingError, nearest
+from storyzoo.inference import find_method, load_method
+from storyzoo.models import find_story, load_story
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from storyzoo.datasets.dataset import Dataset
+    from storyzoo.fit import Fit
+    from storyzoo.inference.engine.method import Method
+    from storyzoo.run import Comparison
+    from storyzoo.story import Story
+
+NOT_TRUSTED, INTERRUPTED = 3, 130
+UNTRUSTED = ("do not trust", "too short")
+"""Verdicts that end a strict command with an exit code of its own."""
+
+
+def fit(options: argparse.Namespace) -> int:
+    """``zoo fit``."""
+    find_story(options.story)  # a wrong name should not wait for torch
+    find_method(options.method)
+    dataset = _load(options.data)
+    story = _one_story(options.story, _pairs("--set", options.set))
+    method = _method(options.method, _pairs("--with", getattr(options, "with")))
+    from storyzoo import run
+
+    folder = options.out or _default_folder(
+        options.story, options.data, options.method, options.seed
+    )
+    answer = run.fit(
+        story,
+        dataset,
+        method,
+        seed=options.seed,
+        out=folder,
+        device=options.device,
+        holdout=options.holdout,
+        target=options.target,
+        resume=options.resume,
+    )
+    if options.json:
+        _print_json(answer.summary)
+    else:
+        _print_fit(answer)
+    if answer.info.cut_short:
+        return INTERRUPTED
+    return _strict(options, answer.verdict.verdict in UNTRUSTED)
+
+
+def compare(options: argparse.Namespace) -> int:
+    """``zoo compare``."""
+    names, methods = _names(options.story), _names(options.methods)
+    for name in names:
+        find_story(name)
+    for name in methods:
+        find_method(name)
+    if options.jobs < 1:
+        raise SettingError(f"--jobs {options.jobs}: at least 1")
+    dataset = _load(options.data)
+    stories = _stories(names, _pairs("--set", options.set))
+    chosen = _methods(methods, _pairs("--with", getattr(options, "with")))
+    from storyzoo import run
+
+    folder = options.out or _default_folder("+".join(names), options.data, "compare", options.seed)
+    found = run.compare(
+        stories,
+        dataset,
+        chosen,
+        seed=options.seed,
+        out=folder,
+        device=options.device,
+        target=options.target,
+        jobs=options.jobs,
+    )
+    _print_comparison(found, options.json)
+    if any(answer.info.cut_short for answer in found.fits):
+        return INTERRUPTED
+    return _strict(options, found.best is None)
+
+
+def report(options: argparse.Namespace) -> int:
+    """``zoo report``: the page of one run, or of several beside each other."""
+    from storyzoo.inference.engine.checkpoint import write_atomically
+
+    fits = [_load_fit(folder) for given in options.folders for folder in _runs_in(Path(given))]
+    page = Path(options.out) if options.out else Path(options.folders[0]) / "report.html"
+    content = fits[0].report() if len(fits) == 1 else _page_of_several(fits)
+    write_atomically(page, content.encode())
+    print_line(str(page))
+    return 0
+
+
+def _page_of_several(fits: list[Fit]) -> str:
+    from storyzoo.reports.compare import choose_best, compare_table
+    from storyzoo.reports.page import compare_page
+    from storyzoo.run import Comparison, align
+
+    best, reason = choose_best(fits)
+    told = dict.fromkeys(f"{fit.story.name} on {fit.data_name}" for fit in fits)
+    table = compare_table(fits, align=align)
+    page: str = compare_page(Comparison(fits, table, best, reason, title="; ".join(told)))
+    return page
+
+
+def simulate(options: argparse.Namespace) -> int:
+    """``zoo simulate``: new rows as CSV."""
+    from storyzoo.fit import as_frame
+
+    answer = _load_fit(Path(options.folder))
+    _write_csv(as_frame(answer.simulate(options.n, seed=options.seed), answer), options.out)
+    return 0
+
+
+def score(options: argparse.Namespace) -> int:
+    """``zoo score``: log density per row, nats."""
+    import pandas as pd
+
+    answer = _load_fit(Path(options.folder))
+    found = answer.log_density(_new_data(options.data))
+    frame = pd.DataFrame({"log_density_nats": found.nats})
+    frame.index = pd.RangeIndex(1, len(frame) + 1, name="row")
+    _write_csv(frame, options.out, index=True)
+    return 0
+
+
+def impute(options: argparse.Namespace) -> int:
+    """``zoo impute``: the data with every hole filled by its posterior predictive mean."""
+    from storyzoo.fit import as_frame
+
+    answer = _load_fit(Path(options.folder))
+    found = answer.impute(_new_data(options.data), draws=options.draws, seed=options.seed)
+    frame = as_frame(found.mean, answer)
+    if options.sd:
+        frame = frame.join(as_frame(found.sd, answer).add_suffix("_sd"))
+    _write_csv(frame, options.out)
+    return 0
+
+
+def latent(options: argparse.Namespace) -> int:
+    """``zoo latent``: what is hidden behind each row."""
+    answer = _load_fit(Path(options.folder))
+    _write_csv(answer.latent(_new_data(options.data)), options.out, index=True)
+    return 0
+
+
+def cache(options: argparse.Namespace) -> int:
+    """``zoo cache``: where fetched data lie; with ``--clear`` they are removed."""
+    import shutil
+
+    from storyzoo.datasets.remote import cache_folder
+
+    folder = cache_folder()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    if options.clear:
+        shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None
+    done = "removed " if options.clear else ""
+    print_line(f"{done}{folder}: {len(files)} files, {size / 1e6:.1f} MB")
+    return 0
+
+
+# -- what went in ------------------------------------------------------------------------------
+
+
+def _load(spec: str) -> Dataset:
+    """Data, with a line on stderr for whatever was left out."""
+    dataset = load(spec)
+    for note in dataset.notes:
+        sys.stderr.write(f"zoo: {note}\n")
+    return dataset
+
+
+def _new_data(spec: str | None) -> Dataset | None:
+    return None if spec is None else _load(spec)
+
+
+def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """``["a=1", "b=2"]`` by name."""
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise SettingError(f"{option} {text!r}: write NAME=VALUE")
+        if name in pairs:
+            raise SettingError(f"{option} {name} is given twice: once is enough")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingError(f"{name!r} is named twice: once is enough")
+    return names
+
+
+def _one_story(name: str, settings: Mapping[str, str]) -> Story:
+    found = _stories([name], settings)
+    if len(found) > 1:
+        raise SettingError(f"zoo fit fits one story, but --set means {len(found)}: use zoo compare")
+    return found[0]
+
+
+def _stories(names: Sequence[str], settings: Mapping[str, str]) -> list[Story]:
+    """Every story with every combination of the values that ranges and lists mean."""
+    import itertools
+
+    from storyzoo.settings import expand, field_types, with_settings
+
+    kinds = {name: load_story(name) for name in names}
+    fields = {name: field_types(kind) for name, kind in kinds.items()}
+    shares = _share("--set", settings, fields)
+    stories: list[Story] = []
+    for name, kind in kinds.items():
+        values = {key: expand(key, text, fields[name][key]) for key, text in shares[name].items()}
+        for choice in itertools.product(*values.values()):
+            stories.append(with_settings(kind, dict(zip(values, choice, strict=True))))
+    return stories
+
+
+def _method(name: str, settings: Mapping[str, str]) -> Method:
+    return _methods([name], settings)[0]
+
+
+def _methods(names: Sequence[str], settings: Mapping[str, str]) -> list[Method]:
+    from storyzoo.settings import field_types, with_settings
+
+    kinds = {name: load_method(name) for name in names}
+    shares = _share("--with", settings, {name: field_types(kinds[name]) for name in names})
+    return [with_settings(kinds[name], shares[name]) for name in names]
+
+
+def _share(
+    option: str, settings: Mapping[str, str], fields: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, str]]:
+    """Settings by what they are for: ``nuts.draws`` is for nuts, ``draws`` for all that have it."""
+    shares: dict[str, dict[str, str]] = {name: {} for name in fields}
+    for key, value in settings.items():
+        owner, dot, field = key.rpartition(".")
+        if dot and owner not in fields:
+            raise SettingError(f"{option} {key}: {nearest(owner, fields)}")
+        owners = [owner] if dot else [name for name in fields if field in fields[name]]
+        known = dict.fromkeys(f for name in ([owner] if dot else fields) for f in fields[name])
+        if field not in known:
+            whose = owner or " and ".join(fields)
+            hint = nearest(field, known) if known else "it has none"
+            raise SettingError(f"{option}: {whose} has no setting {field!r}: {hint}")
+        for name in owners:
+            shares[name][field] = value
+    return shares
+
+
+def _default_folder(story: str, data: str, method: str, seed: int) -> str:
+    """``runs/gmm-iris-em-0``."""
+    name = Path(data).name if Path(data.partition(":")[0]).suffix else data
+    return "runs/" + re.sub(r"[^\w.+=-]+", "-", f"{story}-{name}-{method}-{seed}")
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The folder itself, or the runs of a comparison in it."""
+    if (folder / "fit.json").exists():
+        return [folder]
+    runs = sorted(found.parent for found in folder.glob("*/fit.json"))
+    if not runs:
+        raise RunFolderError(
+            f"{folder}: holds no run (fit.json is missing): see what lies in runs/"
+        )
+    return runs
+
+
+def _load_fit(folder: Path) -> Fit:
+    from storyzoo.fit import Fit
+
+    return Fit.load(folder)
+
+
+# -- what comes out ----------------------------------------------------------------------------
+
+
+def print_line(text: str = "") -> None:
+    """One line on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def _print_json(content: Any) -> None:
+    from storyzoo.folder import as_json
+
+    sys.stdout.write(as_json(content).decode())
+
+
+def _print_fit(answer: Fit) -> None:
+    verdict = answer.verdict
+    what = f"{answer.story.name} on {answer.data_name} by {answer.method.name}"
+    print_line(f"{what}, seed {answer.seed}: {verdict.verdict.upper()}")
+    print_line(verdict.headline)
+    for note in answer.notes:
+        print_line(f"note: {note}")
+    for step in verdict.do_next:
+        print_line(f"next: {step}")
+    if answer.folder is not None:
+        print_line(str(answer.folder / "report.html"))
+
+
+def _print_comparison(found: Comparison, as_json: bool) -> None:
+    if as_json:
+        rows = found.table.reset_index().to_dict(orient="records")
+        _print_json({"reason": found.reason, "refused": found.refused, "table": rows})
+        return
+    print_line(found.title)
+    print_line(found.table.to_string())
+    print_line()
+    print_line(found.reason)
+    for line in found.refused:
+        print_line(f"not fitted: {line}")
+    if found.page is not None:
+        print_line(str(found.page))
+
+
+def _write_csv(frame: pd.DataFrame, out: str | None, index: bool = False) -> None:
+    text = frame.to_csv(index=index)
+    if out is None:
+        sys.stdout.write(text)
+        return
+    from storyzoo.inference.engine.checkpoint import write_atomically
+
+    write_atomically(Path(out), text.encode())
+
+
+def _strict(options: argparse.Namespace, untrusted: bool) -> int:
+    return NOT_TRUSTED if options.strict and untrusted else 0
