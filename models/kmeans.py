@@ -68,6 +68,8 @@ from storyzoo.story import Data, Expectation, Latents, Story
 
 _SHARE = 1e-3
 """The spheres' deviation, as a share of the data's."""
+_FAR = 1e4
+"""Squared distance of the centres from the origin, in squares of their spread, that is too far."""
 
 
 @dataclass(frozen=True)
@@ -158,27 +160,29 @@ class KMeans(Story):
             total, statistics = gmm.expect(self._mixture(latents), y, hard)
             kept = ("rows", "origin", "count", "first")
             return Expectation(total, {name: statistics[name] for name in kept})
-        labels = _nearest(y, loc)
-        deviation = (y - loc[labels]).double()
-        first = torch.zeros_like(loc, dtype=torch.float64).index_add_(0, labels, deviation)
+        frame = _shift(loc)
+        shifted, centres = (y, loc) if frame is None else (y - frame, loc - frame)
+        labels, squared = _nearest(shifted, centres)
         count = torch.bincount(labels, minlength=self.n_clusters).double()
+        first = _sums(shifted, labels, self.n_clusters) - count.unsqueeze(-1) * centres
         rows = count.sum()
         statistics = {"rows": rows, "origin": rows * loc, "count": count, "first": first}
-        return Expectation(self._log_joint(deviation), statistics)
+        return Expectation(self._log_joint(squared, y.shape[1]), statistics)
 
-    def _log_joint(self, deviation: Tensor) -> Tensor:
-        """Log joint at given labels from the rows' deviations (N, D) from their centres."""
+    def _log_joint(self, squared: Tensor, size: int) -> Tensor:
+        """Log joint at the best labels from the rows' squared distances (N,) to their centres."""
         variance = self._deviation**2
-        n, size = deviation.shape
         log_constant = 0.5 * size * (LOG_2PI + np.log(variance)) + np.log(self.n_clusters)
-        return -0.5 * deviation.square().sum() / variance - n * log_constant
+        return -0.5 * squared.sum(dtype=torch.float64) / variance - len(squared) * log_constant
 
     def _mixture(self, latents: Latents) -> gmm.Mixture:
         loc = latents["loc"]
         weight = loc.new_full((self.n_clusters,), 1 / self.n_clusters)
         return gmm.Mixture(weight, loc, variance=torch.full_like(loc, self._deviation**2))
 
-    def maximise(self, expected: Mapping[str, Tensor], data: Data, prior: bool) -> dict[str, Tensor]:
+    def maximise(
+        self, expected: Mapping[str, Tensor], data: Data, prior: bool
+    ) -> dict[str, Tensor]:
         """Each centre to the mean of its rows; the prior is flat, so ``prior`` changes nothing."""
         origin = expected["origin"] / expected["rows"]
         count, first = expected["count"], expected["first"]
@@ -200,7 +204,7 @@ class KMeans(Story):
     def inertia(self, latents: Latents, data: Data) -> float:
         """``J = sum_n min_k |y_n - loc_k|^2``, squared units of y."""
         y, loc = data["y"], latents["loc"]
-        return float((y - loc[_nearest(y, loc)]).double().square().sum())
+        return float((y - loc[_labels(y, loc)]).double().square().sum())
 
     def statistics(self, data: Data) -> dict[str, float]:
         """The inertia of a single cluster per row: how spread out the rows are."""
@@ -209,27 +213,50 @@ class KMeans(Story):
 
     def diagnose(self, latents: Latents, data: Data) -> dict[str, str]:
         """Clusters that no row is nearest to."""
-        held = torch.bincount(_nearest(data["y"], latents["loc"]), minlength=self.n_clusters)
+        held = torch.bincount(_labels(data["y"], latents["loc"]), minlength=self.n_clusters)
         return {
             f"cluster {k}": "degenerate: no row is nearest to it; lower n_clusters"
             for k in (held == 0).nonzero().flatten().tolist()
         }
 
 
-def _nearest(y: Tensor, loc: Tensor) -> Tensor:
-    """(N,): the nearest centre of each row, by scikit-learn's blocked distances."""
-    from sklearn.metrics import pairwise_distances_argmin  # takes a second to import
+def _labels(y: Tensor, loc: Tensor) -> Tensor:
+    """(N,): the nearest centre of each row."""
+    frame = loc.mean(0)
+    return _nearest(y - frame, loc - frame)[0]
 
-    shift = loc.mean(0)  # its squares cancel far from the origin
-    labels = pairwise_distances_argmin((y - shift).cpu().numpy(), (loc - shift).cpu().numpy())
-    return torch.as_tensor(labels, dtype=torch.long, device=y.device)
+
+def _shift(loc: Tensor) -> Tensor | None:
+    """What to take off the data, as squares cancel where the origin is far off; None if near."""
+    mean = loc.mean(0)
+    spread = (loc - mean).square().sum(-1).max()
+    return mean if bool(mean.square().sum() > _FAR * spread) else None
+
+
+def _nearest(y: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) labels and squared distances by scikit-learn, which takes blocks that fit the cache."""
+    from sklearn.metrics import pairwise_distances_argmin_min  # takes a second to import
+
+    labels, squared = pairwise_distances_argmin_min(
+        y.cpu().numpy(), loc.cpu().numpy(), metric="sqeuclidean"
+    )
+    return torch.as_tensor(labels, device=y.device).long(), torch.as_tensor(squared).to(y)
+
+
+def _sums(y: Tensor, labels: Tensor, k: int) -> Tensor:
+    """(K, D): the rows of each cluster added up, a product with the sparse membership."""
+    from scipy.sparse import csc_matrix  # as late as the rest
+
+    n = len(y)
+    member = csc_matrix((np.ones(n), labels.cpu().numpy(), np.arange(n + 1)), shape=(k, n))
+    return torch.as_tensor(member @ y.double().cpu().numpy(), device=y.device)
 
 
 def _relocate(
     y: Tensor, empty: Tensor, origin: Tensor, count: Tensor, first: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give each empty cluster one of the rows that lie farthest from their own centres."""
-    labels = _nearest(y, origin.to(y.dtype))
+    labels = _labels(y, origin.to(y.dtype))
     deviation = y - origin[labels]
     origin, count, first = origin.clone(), count.clone(), first.clone()
     for k, row in zip(empty, deviation.square().sum(-1).topk(len(empty)).indices, strict=True):

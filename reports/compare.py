@@ -91,6 +91,7 @@ def compare_table(
             "verdict": fit.verdict.verdict,
             "seconds": fit.seconds,
             "gradient_evaluations": fit.summary["gradient_evaluations"],
+            "distance_where": "",
         }
         row |= {metric: _metric(fit, metric) for metric in METRICS}
         apart = None if reference is None else _apart(fit, reference, align)
@@ -98,8 +99,7 @@ def compare_table(
             row["distance_sd"], row["distance_where"] = apart.worst_sd, apart.where
             row["sliced_wasserstein"] = apart.sliced_wasserstein
         rows.append(row)
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table.assign(distance_where=table["distance_where"].fillna(""))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _apart(

@@ -16,17 +16,21 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from xarray import DataTree
 
 from storyzoo.inference.engine.method import Info, Method
 from storyzoo.inference.engine.structure import Structure
+from storyzoo.inference.engine.target import Target
 from storyzoo.reports.check import Check
 from storyzoo.reports.figures import Figure, Panel, own_figures
 from storyzoo.reports.figures.approximation import approximation_figures
+from storyzoo.reports.figures.compared import aligned, forest, side_by_side
 from storyzoo.reports.figures.graph import graph_figure
 from storyzoo.reports.figures.optimum import optimum_figures
 from storyzoo.reports.figures.predictive import predictive_figures
@@ -80,6 +84,45 @@ class Fitted(Protocol):
     def structure(self) -> Structure: ...
     @property
     def seconds(self) -> float: ...
+    @property
+    def target(self) -> Target: ...
+    @property
+    def units(self) -> Scale: ...
+    @property
+    def description(self) -> Mapping[str, Any]: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
+    @property
+    def folder(self) -> Path | None: ...
+
+
+class Scale(Protocol):
+    """To the units that were fitted and back to those of the data."""
+
+    def fitted(self, tree: DataTree) -> DataTree:
+        """The tree as it was fitted."""
+
+    def shown(self, tree: DataTree) -> DataTree:
+        """The tree in the data's own units."""
+
+
+class Comparison(Protocol):
+    """What a page reads of a comparison."""
+
+    @property
+    def fits(self) -> Sequence[Fitted]: ...
+    @property
+    def table(self) -> pd.DataFrame: ...
+    @property
+    def best(self) -> int | None: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def refused(self) -> Sequence[str]: ...
+    @property
+    def folder(self) -> Path | None: ...
 
 
 class Row(NamedTuple):
@@ -96,6 +139,25 @@ class Row(NamedTuple):
     ess_tail: str
     ess_tail_bad: bool
     mcse: str
+
+
+class Column(NamedTuple):
+    """A heading of the table of fits."""
+
+    heading: str
+    unit: str = ""
+
+
+class Answer(NamedTuple):
+    """One fit in the table of fits and below it."""
+
+    name: str
+    href: str
+    verdict: Verdict
+    symbol: str
+    role: str
+    best: bool
+    cells: tuple[str, ...]
 
 
 class Section(NamedTuple):
@@ -128,6 +190,107 @@ def fit_page(fit: Fitted) -> str:
         ran=ran_of(fit),
         sources=sources_of(fit.verdict.checks),
     )
+
+
+def compare_page(comparison: Comparison) -> str:
+    """The report on several fits of the same data, a whole HTML document."""
+    best = comparison.best
+    names = [plain(name, 60) for name in comparison.table["name"]]
+    reference = comparison.fits[_reference(comparison)]
+    fits = aligned(comparison.fits, reference)
+    sections = [
+        Section("stories", "The data as each fit tells them", side_by_side(fits, names)),
+        Section("forest", "Parameters by fit", forest(fits, names, reference)),
+        Section("model", "Model", [graph_figure(reference)]),
+    ]
+    return _render(
+        "compare.html",
+        title=comparison.title,
+        facts=["comparison", f"storyzoo {installed('storyzoo')}", f"seed {reference.seed}"],
+        word="do not trust" if best is None else comparison.fits[best].verdict.verdict,
+        heading="Trust none of these" if best is None else _heading(comparison, names[best]),
+        reason=comparison.reason,
+        refused=comparison.refused,
+        symbols=SYMBOLS,
+        columns=COLUMNS,
+        fits=_answers(comparison, names),
+        sections=[section for section in sections if section.figures],
+        story=story_of(reference),
+    )
+
+
+def _reference(comparison: Comparison) -> int:
+    """The fit that others are drawn against: the best, else the first with draws, else the first."""
+    if comparison.best is not None:
+        return comparison.best
+    kinds = [fit.method.kind for fit in comparison.fits]
+    return kinds.index("draws") if "draws" in kinds else 0
+
+
+def _heading(comparison: Comparison, name: str) -> str:
+    word = comparison.fits[comparison.best or 0].verdict.verdict
+    return {
+        "trust": f"Trust {name}",
+        "approximate": f"Only an approximation: {name}",
+        "point estimate": f"Only a point: {name}",
+    }.get(word, f"{name}: {word}")
+
+
+COLUMNS = (
+    Column("fit"),
+    Column("verdict"),
+    Column("held-out log likelihood", "nats per example"),
+    Column("ELPD-LOO", "nats"),
+    Column("k-hat"),
+    Column("worst R-hat"),
+    Column("least ESS", "bulk"),
+    Column("ESS", "per second"),
+    Column("distance", "sd, and where"),
+    Column("Wasserstein", "sliced, sd"),
+    Column("seconds"),
+    Column("gradient", "evaluations"),
+)
+
+
+def _answers(comparison: Comparison, names: Sequence[str]) -> list[Answer]:
+    rows = comparison.table.to_dict("records")
+    answers = []
+    for place, (fit, name, row) in enumerate(zip(comparison.fits, names, rows, strict=True)):
+        symbol, role = SYMBOLS.get(fit.verdict.verdict, ("●", "muted"))
+        link = _link(comparison.folder, fit.folder)
+        best = place == comparison.best
+        answers.append(Answer(name, link, fit.verdict, symbol, role, best, _cells(row)))
+    return answers
+
+
+def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The numbers of one fit, in the order of the columns after the verdict."""
+    where = plain(row["distance_where"], 30)
+    distance = rounded(row["distance_sd"], digits=2)
+    return (
+        _with_error(row, "heldout_log_likelihood_nats_per_example", 3),
+        _with_error(row, "elpd_loo", 1),
+        grouped(row["k_hat"], 2),
+        grouped(row["r_hat_max"], 3),
+        grouped(row["ess_bulk_min"]),
+        rounded(row["ess_per_second"]),
+        f"{distance} at {where}" if where else distance,
+        rounded(row["sliced_wasserstein"], digits=2),
+        grouped(row["seconds"], 1),
+        grouped(row["gradient_evaluations"]),
+    )
+
+
+def _with_error(row: Mapping[Any, Any], name: str, places: int) -> str:
+    value, error = grouped(row[name], places), row[f"{name}_se"]
+    return f"{value} ± {grouped(error, places)}" if math.isfinite(error) else value
+
+
+def _link(home: Path | None, folder: Path | None) -> str:
+    """Address of a fit's own report, relative to the comparison's; empty where it has none."""
+    if home is None or folder is None or not folder.is_relative_to(home):
+        return ""
+    return quote(f"{folder.relative_to(home).as_posix()}/report.html")
 
 
 def title_of(fit: Fitted) -> str:

@@ -104,7 +104,8 @@ def heldout_metrics(heldout: Predictive | None) -> dict[str, float]:
     if heldout is None or not heldout.nats.size:
         return {}
     nats = np.asarray(heldout.nats)
-    over_examples = nats.var(ddof=1) / nats.size if nats.size > 1 else math.nan
+    known = nats.size > 1 and np.isfinite(nats).all()
+    over_examples = nats.var(ddof=1) / nats.size if known else math.nan
     return {
         HELDOUT: float(nats.mean()),
         f"{HELDOUT}_se": float(np.sqrt(over_examples + heldout.mean_se**2)),

@@ -111,8 +111,7 @@ def _page_of_several(fits: list[Fit]) -> str:
     best, reason = choose_best(fits)
     told = dict.fromkeys(f"{fit.story.name} on {fit.data_name}" for fit in fits)
     table = compare_table(fits, align=align)
-    page: str = compare_page(Comparison(fits, table, best, reason, title="; ".join(told)))
-    return page
+    return compare_page(Comparison(fits, table, best, reason, title="; ".join(told)))
 
 
 def simulate(options: argparse.Namespace) -> int:
@@ -316,12 +315,14 @@ def _print_fit(answer: Fit) -> None:
 
 
 def _print_comparison(found: Comparison, as_json: bool) -> None:
+    from storyzoo.reports.compare import terminal_table
+
     if as_json:
-        rows = found.table.reset_index().to_dict(orient="records")
+        rows = found.table.to_dict(orient="records")
         _print_json({"reason": found.reason, "refused": found.refused, "table": rows})
         return
     print_line(found.title)
-    print_line(found.table.to_string())
+    print_line(terminal_table(found.table))
     print_line()
     print_line(found.reason)
     for line in found.refused:

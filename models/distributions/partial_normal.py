@@ -48,7 +48,9 @@ class PartialNormal(MultivariateNormal):  # type: ignore[misc]
         size, rows = self.event_shape[0], self.batch_shape[-1]
         step = max(1, _BLOCK_ENTRIES * rows // (self.batch_shape.numel() * size * size))
         blocks = (
-            part.expand(*part.shape[: -1 - events], rows, *part.shape[-events:]).split(step, -1 - events)
+            part.expand(*part.shape[: -1 - events], rows, *part.shape[-events:]).split(
+                step, -1 - events
+            )
             for part, events in zip(parts, (1, 2, 1, 1), strict=True)
         )
         return torch.cat([_log_observed(*block) for block in zip(*blocks, strict=True)], -1)

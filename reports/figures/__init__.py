@@ -22,24 +22,26 @@ ID_PREFIX = "\ue000"
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One SVG drawing and what it shows, in words."""
-
-    svg: str
-    alt: str
-
-    def markup(self, prefix: str) -> Markup:
-        """The drawing, its ids made unique on the page by ``prefix``."""
-        return Markup(self.svg.replace(ID_PREFIX, prefix))  # noqa: S704 (escaped when drawn)
-
-
-@dataclass(frozen=True)
 class Key:
     """One line of a legend: a mark told apart by shape as well as by the colour of its role."""
 
     mark: str
     role: str
     label: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One SVG drawing and what it shows, in words."""
+
+    svg: str
+    alt: str
+    title: str = ""
+    keys: tuple[Key, ...] = ()
+
+    def markup(self, prefix: str) -> Markup:
+        """The drawing, its ids made unique on the page by ``prefix``."""
+        return Markup(self.svg.replace(ID_PREFIX, prefix))  # noqa: S704 (escaped when drawn)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Figure:
     caption: str
     panels: tuple[Panel, ...]
     keys: tuple[Key, ...] = ()
+    """Legend of all panels."""
     items: tuple[str, ...] = ()
     """Lines below the caption: what can't be drawn but must be named."""
     layout: Literal["panels", "natural"] = "panels"

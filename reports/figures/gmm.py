@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,20 +72,19 @@ def figures(fit: Fitted) -> list[Figure]:
     membership = memberships(mixture.some(DRAWS), points[rows])
     labels = known_labels(fit, len(points))
     names = [plain(name, 40) for name in _features(fit, points.shape[1])]
+    keys = _keys(fit, mixture)
     if points.shape[1] == 1:
-        panels: list[Panel] = [histogram(mixture, points[:, 0], names[0])]
-        more: tuple[Key, ...] = (Key("line", "ink", "the mixture"),)
+        panel = histogram(mixture, points[:, 0], names[0])
+        panels = [replace(panel, title="as fitted", keys=(*keys, Key("line", "ink", "all")))]
     else:
         pair = separating_pair(points[rows], membership.argmax(1))
         shown = points[rows][:, pair]
         axes = names[pair[0]], names[pair[1]]
-        panels = [ellipses(mixture, shown, membership, pair, axes)]
-        more = ()
+        panel = ellipses(mixture, shown, membership, pair, axes)
+        panels = [replace(panel, title="as fitted", keys=keys)]
         if labels is not None:
-            panel, more = known_classes(shown, labels[rows], axes)
-            panels.append(panel)
-    caption = _caption(fit, points, rows, more, labels is not None and points.shape[1] > 1)
-    return [Figure("mixture", "The mixture", caption, tuple(panels), (*_keys(fit, mixture), *more))]
+            panels.append(known_classes(shown, labels[rows], axes))
+    return [Figure("mixture", "", _caption(fit, points, rows), tuple(panels))]
 
 
 def _features(fit: Fitted, count: int) -> list[object]:
@@ -106,9 +105,7 @@ def _keys(fit: Fitted, mixture: Mixture) -> tuple[Key, ...]:
     )
 
 
-def _caption(
-    fit: Fitted, points: Array, rows: NDArray[np.int_], more: tuple[Key, ...], classes: bool
-) -> str:
+def _caption(fit: Fitted, points: Array, rows: NDArray[np.int_]) -> str:
     if points.shape[1] == 1:
         said = "The data and the density of each component."
         if fit.method.kind != "point":
@@ -216,7 +213,6 @@ def ellipses(
         canvas.axes.plot(*place, "+", ms=9, mew=1.8, color=colour("ink"))
     _frame(canvas, shown, centre, pair)
     name_axes(canvas, names)
-    canvas.title("as fitted")
     return canvas.panel(
         f"{names[0]} against {names[1]}: {len(shown)} points, {mixture.components} components."
     )

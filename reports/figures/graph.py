@@ -385,7 +385,7 @@ def draw(nodes: Sequence[Node], sizes: Mapping[str, int]) -> str:
     parts = [
         *(_box(box) for box in boxes),
         *_arrows(nodes, centres),
-        *(_plate_name(box, sizes.get(box.name)) for box in boxes),
+        *(_plate_name(box, sizes.get(box.name), nodes, centres) for box in boxes),
         *(_node(node, *centres[node.name]) for node in nodes),
     ]
     return (
@@ -402,13 +402,35 @@ def _box(box: Box) -> str:
     )
 
 
-def _plate_name(box: Box, size: int | None) -> str:
-    """Name and size in the corner, legible over an arrow."""
+def _plate_name(
+    box: Box,
+    size: int | None,
+    nodes: Sequence[Node],
+    centres: Mapping[str, tuple[float, float]],
+) -> str:
+    """Name and size, in the lower corner that fewer arrows cross."""
     label = plain(box.name, 24) + (f" = {size}" if size is not None else "")
+    width = 5.4 * len(label)
+    corners = {"end": (box.right - 7 - width, box.right), "start": (box.left, box.left + 7 + width)}
+    ends = [
+        (centres[parent], centres[node.name]) for node in nodes for parent in node.parents
+    ]
+
+    def crossings(corner: str) -> int:
+        low, high = corners[corner]
+        share = np.linspace(0, 1, 60)[:, None]
+        count = 0
+        for start, end in ends:
+            x, y = (np.array(start) + share * np.subtract(end, start)).T
+            over = (x > low) & (x < high) & (y > box.bottom - 15) & (y < box.bottom)
+            count += bool(over.any())
+        return count
+
+    corner = min(corners, key=crossings)
+    x = box.right - 7 if corner == "end" else box.left + 7
     return (
-        f'<text x="{box.right - 7:.1f}" y="{box.bottom - 5:.1f}" style="font-size:9.5px;'
-        "text-anchor:end;fill:var(--muted);stroke:var(--paper);stroke-width:3;paint-order:stroke"
-        f'">{escape(label)}</text>'
+        f'<text x="{x:.1f}" y="{box.bottom - 5:.1f}" style="font-size:9.5px;'
+        f'text-anchor:{corner};fill:var(--muted)">{escape(label)}</text>'
     )
 
 

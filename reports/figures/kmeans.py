@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,25 +45,24 @@ def figures(fit: Fitted) -> list[Figure]:
         for k in range(min(len(centres), 12))
     )
     if points.shape[1] == 1:
-        panels: list[Panel] = [_line(points[rows, 0], centres[:, 0], nearest, names[0])]
+        panel = _line(points[rows, 0], centres[:, 0], nearest, names[0])
         said = "Each value in the colour of the centre that is nearest to it (+)."
-        return [Figure("clusters", "The clusters", said, tuple(panels), keys)]
+        return [Figure("clusters", "", said, (replace(panel, title="as fitted", keys=keys),))]
     pair = separating_pair(points[rows], nearest)
     shown = points[rows][:, pair]
     axes = names[pair[0]], names[pair[1]]
-    panels = [cells(shown, centres[:, pair], nearest, axes, exact=points.shape[1] == 2)]
-    more: tuple[Key, ...] = ()
+    panel = cells(shown, centres[:, pair], nearest, axes, exact=points.shape[1] == 2)
+    panels = [replace(panel, title="as fitted", keys=keys)]
     labels = known_labels(fit, len(points))
     if labels is not None:
-        panel, more = known_classes(shown, labels[rows], axes)
-        panels.append(panel)
+        panels.append(known_classes(shown, labels[rows], axes))
     said = "Centres (+) and the points nearest to each; "
-    said += "the borders of the cells lie midway." if points.shape[1] == 2 else (
-        "outlines hold all points of a cluster. The two features are those that separate "
-        "the clusters best."
-    )  # fmt: skip
-    said += rows_said(len(rows), len(points))
-    return [Figure("clusters", "The clusters", said, tuple(panels), (*keys, *more))]
+    if points.shape[1] == 2:
+        said += "the borders of the cells lie midway."
+    else:
+        said += "outlines hold all points of a cluster. The two features are those that separate "
+        said += "the clusters best."
+    return [Figure("clusters", "", said + rows_said(len(rows), len(points)), tuple(panels))]
 
 
 def centres_of(fit: Fitted) -> Array:
@@ -97,7 +97,6 @@ def cells(
     canvas.axes.plot(centres[:, 0], centres[:, 1], "+", ms=10, mew=2, color=colour("ink"))
     canvas.axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
     canvas.axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
-    canvas.title("as fitted")
     name_axes(canvas, names)
     return canvas.panel(f"{len(shown)} points in {len(centres)} clusters by {names[0]}, {names[1]}.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,7 +103,7 @@ def known_labels(fit: Fitted, count: int) -> NDArray[np.str_] | None:
 
 def known_classes(
     points: Array, labels: NDArray[np.str_], names: tuple[str, str]
-) -> tuple[Panel, tuple[Key, ...]]:
+) -> Panel:
     """The same points by the classes that are known of them."""
     canvas = Canvas(height=260)
     keys = []
@@ -113,9 +114,9 @@ def known_classes(
             ms=4.2, mec="none", color=colour(series(place)), alpha=0.7,
         )  # fmt: skip
         keys.append(Key(shape(place), series(place), str(name)))
-    canvas.title("known classes (the fit never saw them)")
     name_axes(canvas, names)
-    return canvas.panel("The same points by their known classes."), tuple(keys)
+    panel = canvas.panel("The same points by their known classes.")
+    return replace(panel, title="known classes, which the fit never saw", keys=tuple(keys))
 
 
 def name_axes(canvas: Canvas, names: tuple[str, str]) -> None:

@@ -60,7 +60,7 @@ def test_every_public_name_resolves() -> None:
 
 
 def test_fit_stays_the_function() -> None:
-    import storyzoo.fit  # noqa: F401 (importing the file must not hide the function)
+    import storyzoo.fit  # importing the file must not hide the function
     from storyzoo.run import fit
 
     assert storyzoo.fit is fit
