@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from xarray import DataTree
+from xarray import Dataset, DataTree
 
 from storyzoo.errors import RefusedError, RunFolderError, SettingError
 from storyzoo.inference.engine.chains import (
@@ -34,14 +33,16 @@ from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.density import LogDensity
 from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, require
 from storyzoo.inference.engine.progress import Budget, Progress
-from storyzoo.inference.engine.pyro_nuts import STATISTICS, Evaluate, walk
+from storyzoo.inference.engine.pyro_nuts import STATISTICS, walk
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
-from storyzoo.inference.engine.tree import build_tree, by_dims
+from storyzoo.inference.engine.tree import posterior_tree
 from storyzoo.story import Story
 
 SAME_MODE = 0.1
 """Nats by which the objectives of two ascents to one mode may differ."""
+SAME_PLACE = 0.1
+"""How far the unconstrained ends of two ascents to one mode may lie apart, in any coordinate."""
 JITTER = 0.05
 """Standard deviation, unconstrained, by which a start is moved off its mode."""
 
@@ -129,13 +130,12 @@ class NUTS(Method):
         starts = kept.starts() or self._starts(target, density, seeds, progress)
         kept.save_starts(starts)
         finished = kept.finished(self.chains)
-        evaluate, engine = scripted(density, starts.points)
         forked = can_fork(target.device)
         cores = min(self.cores or available_cores(), self.chains) if forked else 1
 
         def chain(index: int) -> Iterator[np.ndarray]:
             return walk(
-                evaluate,
+                density.value_and_gradient,
                 starts.points[index],
                 _torch_seed(seeds[index]),
                 warmup=self.warmup,
@@ -166,7 +166,7 @@ class NUTS(Method):
             compile_seconds=compile_seconds,
             stopped=gathered.stopped,
             start=starts.words,
-            engine=f"Pyro's NUTS, density by {engine}",
+            engine=f"Pyro's NUTS, density by {density.engine}",
             warmup=self.warmup,
             cores=cores,
             one_mode=starts.one_mode,
@@ -211,14 +211,10 @@ class NUTS(Method):
         with target.context():
             latents = density.unflatten(points.to(density.device))
         values = {name: value.cpu().numpy() for name, value in latents.items()}
-        return build_tree(
-            target.structure,
-            {
-                "posterior": by_dims(target.structure, values, leading=2),
-                "sample_stats": _statistics(drawn, density.dim),
-                "warmup_sample_stats": _statistics(warm, density.dim),
-            },
-        )
+        tree = posterior_tree(target.structure, values, _statistics(drawn, density.dim))
+        of_warmup = {n: (("chain", "draw"), v) for n, v in _statistics(warm, density.dim).items()}
+        tree["warmup_sample_stats"] = DataTree(Dataset(of_warmup))
+        return tree
 
     # -- where chains start --------------------------------------------------------------
 
@@ -286,12 +282,19 @@ def _beside_modes(
             found.append((known.objectives[known.best], _point(target, density, tree)))
     if not found:
         raise RefusedError(f"nuts: start={nuts.start} found no sane mode ({why}); use start=prior")
-    objectives = [objective for objective, _ in found]
-    one = max(objectives) - min(objectives) < SAME_MODE
+    one = _is_one_mode(found, bool(target.story.exchangeable))
     points = [_jittered(density, found[i % len(found)][1], rng) for i, rng in enumerate(rngs)]
     each = "all chains beside one mode" if one else "each chain beside the mode"
     words = f"{each}, found by {ascent.name} from {len(found)} seeds, jittered slightly"
     return Starts(torch.stack(points), words, one, evaluations)
+
+
+def _is_one_mode(found: list[tuple[float, Tensor]], exchangeable: bool) -> bool:
+    """Whether ascents agree; where labels can be permuted, their ends lie apart even then."""
+    heights = [height for height, _ in found]
+    first = found[0][1]
+    apart = max(float((point - first).abs().max()) for _, point in found)
+    return max(heights) - min(heights) < SAME_MODE and (exchangeable or apart < SAME_PLACE)
 
 
 def _ascent(nuts: NUTS) -> Method:
@@ -306,7 +309,7 @@ def _ascent(nuts: NUTS) -> Method:
 
 def _point(target: Target, density: LogDensity, tree: DataTree) -> Tensor:
     """The flat vector (D,) of a point estimate's tree."""
-    posterior = tree["posterior"]
+    posterior = tree["posterior"].to_dataset()
     shapes = {name: site.shape for name, site in target.structure.latents.items()}
     values = {n: torch.as_tensor(posterior[n].values.reshape(s)) for n, s in shapes.items()}
     with target.context():
@@ -328,7 +331,7 @@ def _refuse_crooked(target: Target, density: LogDensity, points: Tensor) -> None
     """Raise RefusedError where the gradient is not that of the density at any of the points.
 
     So it is with a ``.detach()`` in the model, or a draw within it. Told by central differences
-    along the gradient, in float64 only.
+    in a random direction, in float64 only.
     """
     if density.dtype != torch.float64:
         return
@@ -344,26 +347,6 @@ def _refuse_crooked(target: Target, density: LogDensity, points: Tensor) -> None
         f"nuts can't fit {target.story.name}: its density does not follow its gradient "
         "(a .detach(), .item() or a draw inside the model?)"
     )
-
-
-def scripted(density: LogDensity, points: Tensor) -> tuple[Evaluate, str]:
-    """The density as TorchScript, which spends a quarter of the traced graph's time on a call.
-
-    Also says what it is. Where the density could not be traced, or TorchScript answers otherwise
-    at the given points (B, D), it is the density itself.
-    """
-    if density.engine != "traced graph":
-        return density.value_and_gradient, density.engine
-    with warnings.catch_warnings():
-        # Deprecated in favour of compilers that take minutes where this takes a second.
-        warnings.simplefilter("ignore")
-        script = torch.jit.trace(density.value_and_gradient, points[0], check_trace=False)
-    # It is optimised within its first calls: before chains fork, so that all run the same.
-    for point in (*points, *points, *points):
-        for ours, its in zip(density.value_and_gradient(point), script(point), strict=True):
-            if not torch.allclose(ours, its, rtol=1e-6, atol=1e-6):
-                return density.value_and_gradient, density.engine
-    return script, "TorchScript of the traced graph"
 
 
 # -- what is kept while it runs ------------------------------------------------------------

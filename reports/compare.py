@@ -11,7 +11,7 @@ import pandas as pd
 from xarray import DataTree
 
 from storyzoo.inference.engine.method import Method
-from storyzoo.reports.distance import Distance, distance
+from storyzoo.reports.distance import Distance, distance, shared_sites
 from storyzoo.reports.numbers import grouped, rounded
 from storyzoo.reports.summary import HELDOUT, summary_of
 from storyzoo.reports.verdict import APPROXIMATE, POINT, TOO_SHORT, TRUST, Verdict
@@ -111,7 +111,7 @@ def _apart(
     theirs = reference.tree["posterior"].to_dataset()
     if fit.story.name != reference.story.name:
         return None
-    if distance(fit.tree["posterior"].to_dataset(), theirs) is None:
+    if not shared_sites(fit.tree["posterior"].to_dataset(), theirs):
         return None  # of another size: its labels can't be matched either
     tree = fit.tree if align is None else align(fit, reference)
     return distance(tree["posterior"].to_dataset(), theirs)
@@ -221,8 +221,8 @@ def _sentence(word: str, name: str, why: str, count: int) -> str:
             f"sound{told}, but biased by construction."
         )
     return (
-        f"Nothing here says how uncertain its answer is and can be trusted; {name} is a soundly "
-        f"found point{told}."
+        f"Nothing here gives an uncertainty that can be trusted; {name} is a soundly found "
+        f"point{told}."
     )
 
 
@@ -275,12 +275,12 @@ def _shown(table: pd.DataFrame) -> list[list[str]]:
         "verdict": [str(row["verdict"]) for row in rows],
         "held-out/ex.": [_with_error(row, HELDOUT) for row in rows],
         "ELPD-LOO": [_with_error(row, "elpd_loo") for row in rows],
-        "k-hat": [rounded(row["k_hat"], digits=2) for row in rows],
+        "k-hat": [grouped(row["k_hat"], 2) for row in rows],
         "R-hat": [grouped(row["r_hat_max"], 3) for row in rows],
         "ESS": [grouped(row["ess_bulk_min"]) for row in rows],
         "ESS/s": [rounded(row["ess_per_second"]) for row in rows],
         "off by sd": [_with_place(row) for row in rows],
-        "Wasserstein": [rounded(row["sliced_wasserstein"], digits=2) for row in rows],
+        "Wasserstein": [grouped(row["sliced_wasserstein"], 2) for row in rows],
         "seconds": [grouped(row["seconds"], 1) for row in rows],
         "gradients": [grouped(row["gradient_evaluations"]) for row in rows],
     }
@@ -300,7 +300,7 @@ def _with_error(row: Mapping[str, Any], name: str) -> str:
 
 
 def _with_place(row: Mapping[str, Any]) -> str:
-    value = rounded(row["distance_sd"], digits=2)
+    value = grouped(row["distance_sd"], 2)
     return f"{value} {row['distance_where']}" if row["distance_where"] else value
 
 

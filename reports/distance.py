@@ -32,7 +32,7 @@ def distance(posterior: xr.Dataset, reference: xr.Dataset) -> Distance | None:
     Labels must be matched already. A point counts as a point mass. None where the sites that
     they share differ in shape (another number of components), or there are none.
     """
-    both = _common(posterior, reference)
+    both = shared_sites(posterior, reference)
     if not both:
         return None
     names, theirs = elements_of(reference, both)
@@ -80,7 +80,9 @@ def _quantiles(projected: Array, p: Array) -> Array:
     at = p * (ordered.shape[1] - 1)
     low = np.floor(at).astype(int)
     high = np.minimum(low + 1, ordered.shape[1] - 1)
-    return ordered[:, low] + (at - low) * (ordered[:, high] - ordered[:, low])
+    below, above = ordered[:, low], ordered[:, high]
+    between: Array = below + (at - low) * (above - below)
+    return between
 
 
 def _thinned(draws: Array) -> Array:
@@ -89,7 +91,7 @@ def _thinned(draws: Array) -> Array:
     return draws[:, np.unique(np.linspace(0, size - 1, min(size, MOST_DRAWS)).astype(int))]
 
 
-def _common(posterior: xr.Dataset, reference: xr.Dataset) -> tuple[str, ...]:
+def shared_sites(posterior: xr.Dataset, reference: xr.Dataset) -> tuple[str, ...]:
     """Continuous sites of both, or none where one of them differs in shape."""
     names = []
     for name, array in reference.data_vars.items():

@@ -73,7 +73,7 @@ def finite(posterior: xr.Dataset) -> Check:
         total == 0,
         value=total,
         threshold=0,
-        where=f"{total} not finite; {worst}" if total else "",
+        where=f"{total} value{'s' * (total > 1)} not finite; {worst}" if total else "",
         meaning="A draw that is not finite is no number to reason with; averages over it are void.",
         advice="Something overflows: standardise the data (`--data NAME:standardize=true`) or "
         "narrow the priors",
@@ -114,7 +114,7 @@ def divergences(diverging: Flags, judged: Diagnostics, story: Story) -> Check:
     """No trajectory broke down; names the element whose tail the divergent draws gather in."""
     count, total = int(diverging.sum()), diverging.size
     place = gathering(diverging, judged)
-    where = f"{count} of {total} draws ({count / max(total, 1):.1%})"
+    where = f"{count} of {total} draws diverged ({count / max(total, 1):.1%})"
     return check(
         "divergences",
         count == 0,
@@ -152,14 +152,14 @@ def energy(values: Array, chains: list[str]) -> Check:
     known = bfmi[np.isfinite(bfmi)]
     lowest = float(known.min()) if known.size else float("nan")
     listed = ", ".join(
-        f"chain {chain}: {b:.2f}" for chain, b in zip(chains, bfmi, strict=True) if b < E_BFMI
+        f"{b:.2f} in chain {chain}" for chain, b in zip(chains, bfmi, strict=True) if b < E_BFMI
     )
     return check(
         "e_bfmi",
         not listed,
         value=lowest,
         threshold=E_BFMI,
-        where=listed or f"lowest {lowest:.2f}",
+        where=f"E-BFMI {listed or f'lowest {lowest:.2f}'}",
         meaning="Each draw changes the energy too little to cross the posterior: tails are heavy "
         "or a funnel is not reached to its end.",
         advice="Heavy tails or a funnel: use lighter-tailed priors or write the scale's group "
@@ -175,11 +175,11 @@ def tree_depth(reached: Flags) -> Check:
         share <= TREE_DEPTH,
         value=share,
         threshold=TREE_DEPTH,
-        where=f"{int(reached.sum())} of {reached.size} draws at the limit",
+        where=f"{int(reached.sum())} of {reached.size} draws at the deepest tree",
         meaning="Trajectories are cut off before they turn back: the steps are tiny against the "
         "posterior's length, so that chains creep.",
         advice="Scales differ too much or parameters are nearly collinear: standardise the data "
-        "(`--data NAME:standardize=true`) and warm up longer",
+        "(`--data NAME:standardize=true`), warm up longer, or `--with max_tree_depth=12`",
     )
 
 
@@ -295,7 +295,7 @@ def sharp_means(judged: Diagnostics, more: str) -> Check:
         not name or worst <= MCSE,
         value=worst,
         threshold=MCSE,
-        where=f"worst {worst:.3f} sd at {name}" if name else "",
+        where=f"worst MCSE {worst:.3f} sd at {name}" if name else "",
         meaning="Another run would give visibly different means.",
         advice=more,
     )
@@ -339,7 +339,7 @@ def _unbend(story: Story, place: str) -> str:
     spot = f" where {place}" if place else ""
     return (
         f"Reparameterise{spot} (a non-centred form, a prior that keeps scales off zero); if few "
-        "are left, warm up longer"
+        "are left, take smaller steps: `--with target_accept=0.95`"
     )
 
 

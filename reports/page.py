@@ -148,6 +148,13 @@ class Column(NamedTuple):
     unit: str = ""
 
 
+class Cell(NamedTuple):
+    """A number of the table of fits, and what stands small below it."""
+
+    text: str
+    below: str = ""
+
+
 class Answer(NamedTuple):
     """One fit in the table of fits and below it."""
 
@@ -157,7 +164,7 @@ class Answer(NamedTuple):
     symbol: str
     role: str
     best: bool
-    cells: tuple[str, ...]
+    cells: tuple[Cell, ...]
 
 
 class Section(NamedTuple):
@@ -199,7 +206,7 @@ def compare_page(comparison: Comparison) -> str:
     reference = comparison.fits[_reference(comparison)]
     fits = aligned(comparison.fits, reference)
     sections = [
-        Section("stories", "The data as each fit tells them", side_by_side(fits, names)),
+        Section("stories", "The data as each fit tells them", side_by_side(fits, names, reference)),
         Section("forest", "Parameters by fit", forest(fits, names, reference)),
         Section("model", "Model", [graph_figure(reference)]),
     ]
@@ -220,7 +227,7 @@ def compare_page(comparison: Comparison) -> str:
 
 
 def _reference(comparison: Comparison) -> int:
-    """The fit that others are drawn against: the best, else the first with draws, else the first."""
+    """The fit that others are held against: the best, else the first with draws, or the first."""
     if comparison.best is not None:
         return comparison.best
     kinds = [fit.method.kind for fit in comparison.fits]
@@ -239,16 +246,16 @@ def _heading(comparison: Comparison, name: str) -> str:
 COLUMNS = (
     Column("fit"),
     Column("verdict"),
+    Column("seconds"),
+    Column("gradient evaluations"),
     Column("held-out log likelihood", "nats per example"),
     Column("ELPD-LOO", "nats"),
     Column("k-hat"),
     Column("worst R-hat"),
-    Column("least ESS", "bulk"),
-    Column("ESS", "per second"),
-    Column("distance", "sd, and where"),
-    Column("Wasserstein", "sliced, sd"),
-    Column("seconds"),
-    Column("gradient", "evaluations"),
+    Column("least bulk ESS"),
+    Column("ESS per second"),
+    Column("distance", "sd"),
+    Column("sliced Wasserstein", "sd"),
 )
 
 
@@ -263,27 +270,26 @@ def _answers(comparison: Comparison, names: Sequence[str]) -> list[Answer]:
     return answers
 
 
-def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
+def _cells(row: Mapping[Any, Any]) -> tuple[Cell, ...]:
     """The numbers of one fit, in the order of the columns after the verdict."""
-    where = plain(row["distance_where"], 30)
-    distance = rounded(row["distance_sd"], digits=2)
+    where = plain(row["distance_where"], 40)
     return (
+        Cell(grouped(row["seconds"], 1)),
+        Cell(grouped(row["gradient_evaluations"])),
         _with_error(row, "heldout_log_likelihood_nats_per_example", 3),
         _with_error(row, "elpd_loo", 1),
-        grouped(row["k_hat"], 2),
-        grouped(row["r_hat_max"], 3),
-        grouped(row["ess_bulk_min"]),
-        rounded(row["ess_per_second"]),
-        f"{distance} at {where}" if where else distance,
-        rounded(row["sliced_wasserstein"], digits=2),
-        grouped(row["seconds"], 1),
-        grouped(row["gradient_evaluations"]),
+        Cell(grouped(row["k_hat"], 2)),
+        Cell(grouped(row["r_hat_max"], 3)),
+        Cell(grouped(row["ess_bulk_min"])),
+        Cell(rounded(row["ess_per_second"])),
+        Cell(rounded(row["distance_sd"], digits=2), f"at {where}" if where else ""),
+        Cell(rounded(row["sliced_wasserstein"], digits=2)),
     )
 
 
-def _with_error(row: Mapping[Any, Any], name: str, places: int) -> str:
+def _with_error(row: Mapping[Any, Any], name: str, places: int) -> Cell:
     value, error = grouped(row[name], places), row[f"{name}_se"]
-    return f"{value} ± {grouped(error, places)}" if math.isfinite(error) else value
+    return Cell(value, f"± {grouped(error, places)}" if math.isfinite(error) else "")
 
 
 def _link(home: Path | None, folder: Path | None) -> str:
@@ -346,22 +352,22 @@ def row_of(scalar: Scalar) -> Row:
 
 def sections_of(fit: Fitted, parameters: Parameters) -> list[Section]:
     """The figures that suit the fit; headings without figures are left out."""
-    method = {
-        "draws": ("Sampler", lambda: sampler_figures(fit, parameters.varying)),
-        "approximation": (
-            "Approximation",
-            lambda: [*approximation_figures(fit), *optimum_figures(fit)],
-        ),
-        "point": ("Optimum", lambda: optimum_figures(fit)),
-    }
-    heading, draw = method[fit.method.kind]
+    heading, figures = _of_method(fit, parameters)
     sections = [
         Section("story", "The data as the story tells them", own_figures(fit)),
-        Section("method", heading, draw()),
+        Section("method", heading, figures),
         Section("predictive", "Fit to the data", predictive_figures(fit)),
         Section("model", "Model", [graph_figure(fit)]),
     ]
     return [section for section in sections if section.figures]
+
+
+def _of_method(fit: Fitted, parameters: Parameters) -> tuple[str, list[Figure]]:
+    if fit.method.kind == "draws":
+        return "Sampler", sampler_figures(fit, parameters.varying)
+    if fit.method.kind == "approximation":
+        return "Approximation", [*approximation_figures(fit), *optimum_figures(fit)]
+    return "Optimum", optimum_figures(fit)
 
 
 def story_of(fit: Fitted) -> str:
@@ -380,7 +386,7 @@ def fields_of(settings: Any) -> list[tuple[str, str]]:
 def shown(value: object) -> str:
     """A setting in short: numbers without noise, long sequences cut."""
     if isinstance(value, float):
-        return rounded(value, digits=5) if value % 1 else f"{value:g}"
+        return f"{value:.5g}".replace("-", "−")
     if isinstance(value, (tuple, list, np.ndarray)):
         items = [shown(item) for item in list(value)[:8]]
         return ", ".join(items) + (f", … ({len(value)})" if len(value) > 8 else "")
@@ -391,18 +397,21 @@ def ran_of(fit: Fitted) -> list[tuple[str, str]]:
     """What was fitted and how it ran."""
     info = fit.info
     missing = _missing(fit)
+    data = fit.description.get("data", {})
     rows = [
         ("data", fit.data_name),
+        ("SHA-256", str(data.get("sha256", ""))[:16]),
         ("rows", grouped(fit.structure.n_examples)),
+        ("rows held out", grouped(data["heldout_rows"]) if data.get("heldout_rows") else ""),
         ("values missing", grouped(missing) if missing else "none"),
         ("seed", str(fit.seed)),
         ("seconds", grouped(fit.seconds, 1)),
-        ("seconds of them compiling", grouped(info.compile_seconds, 1)),
+        ("of them compiling", grouped(info.compile_seconds, 1) if info.compile_seconds else ""),
         ("gradient evaluations", grouped(info.gradient_evaluations)),
         ("started from", info.start),
         ("stopped", info.stopped.replace("_", " ")),
         ("engine", info.engine),
-        *(("note", note) for note in info.notes),
+        *(("note", note) for note in (*info.notes, *fit.notes)),
         ("versions", ", ".join(f"{name} {installed(name)}" for name in PACKAGES)),
     ]
     return [(name, text) for name, text in rows if text]
@@ -466,7 +475,8 @@ def asked(check: Check) -> str:
     """What was asked of a check, where its title and finding do not say it."""
     if check.threshold is None:
         return ""
-    text = rounded(check.threshold)
-    short = f"{check.threshold:g}"
+    text = f"{check.threshold:.3g}"
+    if f"{100 * check.threshold:g} %" in check.title:
+        return ""
     said = f"{check.title} {check.where}"
-    return "" if re.search(rf"(?<![\d.]){re.escape(short)}(?![\d])", said) else f"limit {text}"
+    return "" if re.search(rf"(?<![\d.]){re.escape(text)}(?![\d])", said) else f"limit {text}"

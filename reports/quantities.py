@@ -55,7 +55,7 @@ _BESIDE = ("_se", "_lower", "_upper")
 
 
 def scores(metrics: Mapping[str, Any]) -> list[Score]:
-    """Rows for every metric that has a value; an ``_se`` or bounds stand beside what they are of."""
+    """Rows for every metric that has a value; an ``_se`` or bounds stand beside their metric."""
     rows = []
     for name, value in metrics.items():
         base = next((name.removesuffix(end) for end in _BESIDE if name.endswith(end)), name)

@@ -152,8 +152,7 @@ def _side_by_side(
                 index = waiting.pop(0)
                 pipe, child = _fork(index, chains[index])
                 running[pipe] = child
-            for pipe in wait(list(running), timeout=2 * FLUSH_SECONDS):
-                assert isinstance(pipe, Connection)
+            for pipe in _ready(running):
                 child = running[pipe]
                 if _receive(pipe, child, keep):
                     continue
@@ -172,6 +171,12 @@ def _side_by_side(
             child.process.kill()
             child.process.join()
             pipe.close()
+
+
+def _ready(running: Mapping[Connection, _Child]) -> list[Connection]:
+    """Pipes with something to read, waited for as long as a budget may go unlooked at."""
+    ready = wait(list(running), timeout=2 * FLUSH_SECONDS)
+    return [pipe for pipe in running if pipe in ready]
 
 
 def _fork(index: int, chain: Chain) -> tuple[Connection, _Child]:

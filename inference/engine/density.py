@@ -81,8 +81,7 @@ class LogDensity:
         self.slots = _slots(structure)
         self.dim = self.slots[-1].end if self.slots else 0
         self.evaluations = 0
-        self.engine = "not compiled yet"
-        self._compiled: dict[str, Callable[..., Any]] = {}
+        self._compiled: dict[str, Any] = {}
 
     # -- coordinates ---------------------------------------------------------------------
 
@@ -230,6 +229,15 @@ class LogDensity:
 
     # -- compiled forms ------------------------------------------------------------------
 
+    def share(self, compiled: dict[str, Any]) -> None:
+        """Use what another density of the same story, data and options has compiled."""
+        self._compiled = compiled
+
+    @property
+    def engine(self) -> str:
+        """What evaluates the density, in words."""
+        return str(self._compiled.get("engine", "not compiled yet"))
+
     def _running(self) -> Any:
         return defaults(self.dtype, self.device)
 
@@ -268,10 +276,10 @@ class LogDensity:
         ]
         try:
             self._compiled[name] = trace_function(function, points)
-            self.engine = "traced graph"
+            self._compiled["engine"] = "traced graph"
         except UntraceableError as reason:
             self._compiled[name] = function
-            self.engine = f"eager Pyro ({reason})"
+            self._compiled["engine"] = f"eager Pyro ({reason})"
 
     def _mapped(self, name: str, q: Tensor) -> Any:
         """A function at many points: a graph over a block of points at once, or one by one."""

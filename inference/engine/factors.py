@@ -23,7 +23,7 @@ from pyro.ops.rings import LogRing
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from storyzoo.inference.engine.missing import ObservedMessenger
+from storyzoo.inference.engine.missing import ObservedMessenger, filled
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.story import Data, Latents, Story
 
@@ -107,11 +107,7 @@ def priors_of(
     rows = data
     if story.examples is not None and not structure.local:
         rows = slice_examples(story, data, torch.zeros(1, dtype=torch.long))
-    filled = {
-        name: torch.nan_to_num(value) if isinstance(value, Tensor) else value
-        for name, value in rows.items()
-    }
-    trace = run_model(story, filled, latents, structure, enumerate_sites=False)
+    trace = run_model(story, filled(rows), latents, structure, enumerate_sites=False)
     return trace_priors(trace, structure)
 
 

@@ -26,8 +26,8 @@ class ObservedMessenger(Messenger):
     def __init__(self, missing: bool, data: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self._missing = missing
-        self._storages = {
-            value.untyped_storage().data_ptr(): name
+        self._data = {
+            name: value
             for name, value in (data or {}).items()
             if isinstance(value, Tensor) and value.numel()
         }
@@ -38,10 +38,26 @@ class ObservedMessenger(Messenger):
             return
         if not isinstance(value, Tensor) or not value.numel():
             return
-        if self._storages:
-            msg["infer"]["observes"] = self._storages.get(value.untyped_storage().data_ptr())
+        if self._data:
+            msg["infer"]["observes"] = self._argument_of(value)
         if self._missing and value.is_floating_point():
             msg["fn"], msg["value"] = _masked(msg["name"], msg["fn"], value)
+
+    def _argument_of(self, value: Tensor) -> str | None:
+        """The argument that a value is a part of, or the whole of in another dtype."""
+        for name, whole in self._data.items():
+            if is_part(value, whole):
+                return name
+        for name, whole in self._data.items():
+            same = value.shape == whole.shape and value.dtype != whole.dtype
+            if same and torch.equal(value, whole.to(value.dtype)):
+                return name
+        return None
+
+
+def is_part(value: Tensor, whole: Tensor) -> bool:
+    """Whether a tensor is a view of (a part of) another."""
+    return value.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
 
 
 def has_missing(data: Mapping[str, Any]) -> bool:
@@ -52,32 +68,50 @@ def has_missing(data: Mapping[str, Any]) -> bool:
     )
 
 
-def _masked(site: str, fn: Any, value: Tensor) -> tuple[Any, Tensor]:
-    """The distribution with its missing elements masked, and the value with a finite fill.
+def filled(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with a finite value in every hole: for runs whose likelihood is not read."""
+    return {
+        name: _fill(value)
+        if isinstance(value, Tensor) and value.is_floating_point() and value.numel()
+        else value
+        for name, value in data.items()
+    }
 
-    The fill is the median of what is observed, an element of the data and so in their support.
-    """
-    observed = ~torch.isnan(value)
-    filled = torch.where(observed, value, value.nanmedian().nan_to_num())
+
+def _fill(value: Tensor) -> Tensor:
+    """Holes filled by the median of what is observed: an element, and so in the data's support."""
+    return torch.where(torch.isnan(value), value.nanmedian().nan_to_num(), value)
+
+
+def _masked(site: str, fn: Any, value: Tensor) -> tuple[Any, Tensor]:
+    """The distribution with its missing elements masked, and the value with a finite fill."""
+    observed, finite = ~torch.isnan(value), _fill(value)
     if hasattr(fn, "mask_missing"):
-        return fn.mask_missing(observed), filled
+        return fn.mask_missing(observed), finite
     if isinstance(fn, dist.Independent) and fn.base_dist.event_dim == 0:
         base = fn.base_dist.mask(observed)
-        return base.to_event(fn.reinterpreted_batch_ndims), filled
+        return base.to_event(fn.reinterpreted_batch_ndims), finite
     if fn.event_dim == 0:
-        return fn.mask(observed), filled
-    elements = observed.flatten(observed.dim() - fn.event_dim)
-    whole = elements.all(-1)
+        return fn.mask(observed), finite
     if get_proxy_mode() is None:
-        _refuse_partly_missing(site, fn, elements.any(-1) & ~whole)
-    return fn.mask(whole), filled
+        row = partly_missing(fn, value)
+        if row is not None:
+            raise DataError(
+                f"site '{site}', row {row}: partly missing, but {type(fn).__name__} is one joint "
+                "event; give the story a `marginal` that takes NaN, or drop the row"
+            )
+    return fn.mask(observed.flatten(observed.dim() - fn.event_dim).all(-1)), finite
 
 
-def _refuse_partly_missing(site: str, fn: Any, partly: Tensor) -> None:
-    if not bool(partly.any()):
-        return
-    row = f", row {int(partly.nonzero()[0][0])}" if partly.dim() else ""
-    raise DataError(
-        f"site '{site}'{row}: partly missing, but {type(fn).__name__} is one joint event; "
-        "give the story a `marginal` that takes NaN, or drop the row"
-    )
+def partly_missing(fn: Any, value: Tensor) -> int | None:
+    """The first row (counted from 1) of which a joint event is partly missing, if any."""
+    while isinstance(fn, dist.Independent):
+        fn = fn.base_dist
+    if fn.event_dim == 0:
+        return None
+    missing = torch.isnan(value)
+    events = missing.flatten(missing.dim() - fn.event_dim)
+    partly = (events.any(-1) & ~events.all(-1)).nonzero()
+    if not len(partly):
+        return None
+    return int(partly[0][0]) + 1 if partly.shape[1] else 1

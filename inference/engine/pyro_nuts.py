@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from pyro.infer import NUTS as Kernel
-from pyro.infer.mcmc.nuts import _TreeInfo
+from pyro.infer.mcmc import nuts as pyro_nuts
 from torch import Tensor
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -38,6 +37,8 @@ STATISTICS = (
     "reached_max_treedepth",
 )
 """What is told of each draw, by ArviZ's names, in the order of a row; ``lp`` in nats."""
+
+_Kernel: Any = pyro_nuts.NUTS  # Pyro's methods carry no types
 
 _SITE = "q"
 _BLOCK = (_SITE,)
@@ -70,7 +71,7 @@ def walk(
             yield np.array([*point, *statistics, kernel.evaluations])
 
 
-class FlatKernel(Kernel):  # type: ignore[misc]
+class FlatKernel(_Kernel):  # type: ignore[misc]
     """Pyro's NUTS on one flat vector, with a leapfrog step of few operations.
 
     Momenta are kept scaled to unit mass throughout, under the name that Pyro calls unscaled.
@@ -85,8 +86,9 @@ class FlatKernel(Kernel):  # type: ignore[misc]
             target_accept_prob=target_accept,
             max_tree_depth=max_tree_depth,
         )
-        self._density, self.evaluations = evaluate, 0
-        self.initial_params = {_SITE: start.detach().clone()}
+        self._function, self.evaluations = evaluate, 0
+        self._start = start.detach().clone()
+        self.initial_params = {_SITE: self._start}
         self._inverse_mass: Tensor | None = None
         self._sd = start
 
@@ -95,8 +97,8 @@ class FlatKernel(Kernel):  # type: ignore[misc]
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
         """Evaluate the start and find a first step size."""
         self._warmup_steps = warmup_steps
-        value, gradient = self._evaluate(self.initial_params[_SITE])
-        self._cache(self.initial_params, -value, {_SITE: gradient, "energy": -float(value)})
+        value, gradient = self._evaluate(self._start)
+        self._cache({_SITE: self._start}, -value, {_SITE: gradient, "energy": -float(value)})
         self._initialize_adapter()
 
     def _sample_r(self, name: str) -> tuple[dict[Any, Tensor], dict[Any, Tensor]]:
@@ -118,7 +120,7 @@ class FlatKernel(Kernel):  # type: ignore[misc]
             elif rises != (factor > 1):
                 break
             step *= factor
-        return min(max(step, self._min_stepsize), self._max_stepsize)
+        return float(min(max(step, self._min_stepsize), self._max_stepsize))
 
     def _build_basetree(
         self,
@@ -143,7 +145,7 @@ class FlatKernel(Kernel):  # type: ignore[misc]
         end = (z, r, r, z_grads)
         potential, weight = -value, value.new_tensor(-error)
         proposal = (z, potential, z_grads)
-        return _TreeInfo(
+        return pyro_nuts._TreeInfo(
             *end, *end, *proposal, r, weight, False, diverging, value.new_tensor(accept), 1
         )
 
@@ -203,7 +205,7 @@ class FlatKernel(Kernel):  # type: ignore[misc]
         """Log density and gradient; NaN where a matrix is not positive definite to rounding."""
         self.evaluations += 1
         try:
-            return self._density(q)
+            return self._function(q)
         except RuntimeError as error:
             if "positive-definite" not in str(error) and "singular" not in str(error):
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from storyzoo.errors import DataError, StoryError, StoryzooError
-from storyzoo.inference.engine.missing import ObservedMessenger, has_missing
+from storyzoo.inference.engine.missing import ObservedMessenger, filled, has_missing
 from storyzoo.inference.engine.transforms import to_support
 from storyzoo.story import Data, Story
 
@@ -188,30 +188,58 @@ def structure_of(
 
 
 def _first_run(story: Story, data: Data) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
+    """Trace of the model; a story with its own marginal likelihood need not run on NaN."""
+    known = filled(data) if story.has("marginal") else data
     try:
-        with (
-            poutine.trace() as tracer,
-            StartMessenger(generator),
-            ObservedMessenger(has_missing(data), data),
-        ):
-            story.model(**data)
+        return _run(story, known)
     except StoryzooError:
         raise
     except Exception as error:  # whatever a user's model raises is told in one line
+        if has_missing(known) and _runs(story, filled(known)):
+            refuse_missing(data, story.arguments())
         reason = " ".join(str(error).split())[:300]
         raise StoryError(
             f"{story.name}: the model fails on these data ({type(error).__name__}: {reason})"
         ) from error
+
+
+def _run(story: Story, data: Data) -> Any:
+    torch.manual_seed(0)
+    with (
+        poutine.trace() as tracer,
+        StartMessenger(torch.Generator().manual_seed(0)),
+        ObservedMessenger(has_missing(data), data),
+    ):
+        story.model(**data)
     return tracer.trace
+
+
+def _runs(story: Story, data: Data) -> bool:
+    try:
+        _run(story, data)
+    except Exception:
+        return False
+    return True
+
+
+def refuse_missing(data: Data, arguments: Iterable[str]) -> None:
+    """Raise DataError where one of the arguments, which the model reads as given, holds NaN."""
+    for name in arguments:
+        value = data.get(name)
+        if isinstance(value, Tensor) and value.is_floating_point() and bool(value.isnan().any()):
+            row, *others = (int(i) + 1 for i in value.isnan().nonzero()[0]) if value.dim() else (1,)
+            place = f"row {row}" + "".join(f", column {column}" for column in others)
+            raise DataError(
+                f"argument '{name}': missing value at {place}; the model reads '{name}' as "
+                "given, so drop the row or fill it in"
+            )
 
 
 def _site(story: Story, name: str, node: Any) -> Site:
     fn, value = node["fn"], node["value"]
     frames = sorted((f for f in node["cond_indep_stack"] if f.vectorized), key=lambda f: f.dim)
     shape = tuple(value.shape)
-    batch = len(shape) - fn.event_dim
+    batch = len(shape) - _event_rank(story, name, node)
     by_axis = {batch + frame.dim: frame.name for frame in frames}
     axes = [axis for axis in range(batch) if axis in by_axis or shape[axis] > 1]
     batch_dims = [by_axis.get(axis, f"{name}_dim_{axis}") for axis in axes]
@@ -241,6 +269,19 @@ def _site(story: Story, name: str, node: Any) -> Site:
         examples_axis=along[0] if along else None,
         softmax_basis=_has_no_mode(fn),
     )
+
+
+def _event_rank(story: Story, name: str, node: Any) -> int:
+    """Event dims of a value. ``pyro.deterministic`` takes all dims for them unless told otherwise:
+    then they are those that the story names, if the plates fit the others."""
+    rank, shape = int(node["fn"].event_dim), tuple(node["value"].shape)
+    if not node["infer"].get("_deterministic") or rank < len(shape):
+        return rank
+    named = len(story.event_dims.get(name, ()))
+    frames = [frame for frame in node["cond_indep_stack"] if frame.vectorized]
+    sizes = {len(shape) - named + frame.dim: frame.size for frame in frames}
+    fits = all(axis >= 0 and shape[axis] in (1, size) for axis, size in sizes.items())
+    return named if frames and fits else rank
 
 
 def _event_dims(story: Story, name: str, event_shape: tuple[int, ...]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,12 @@ from torch import Tensor
 from storyzoo.errors import DataError, SettingError
 from storyzoo.inference.engine.density import LogDensity
 from storyzoo.inference.engine.factors import slice_examples
-from storyzoo.inference.engine.structure import Structure, defaults, structure_of
+from storyzoo.inference.engine.structure import (
+    Structure,
+    defaults,
+    refuse_missing,
+    structure_of,
+)
 from storyzoo.story import Story
 
 
@@ -27,6 +32,10 @@ class Target:
     """By argument of the model: tensors in the story's dtype; scalars as they came."""
     structure: Structure
     device: str
+    _compiled: dict[tuple[bool, bool], dict[str, Any]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What densities of this target have compiled, by their options."""
 
     @property
     def n_examples(self) -> int:
@@ -39,9 +48,11 @@ class Target:
 
     def density(self, *, jacobian: bool = True, prior: bool = True) -> LogDensity:
         """The flat unconstrained log density."""
-        return LogDensity(
+        density = LogDensity(
             self.story, self.data, self.structure, self.device, jacobian=jacobian, prior=prior
         )
+        density.share(self._compiled.setdefault((jacobian, prior), {}))
+        return density
 
     def rows(self, index: Sequence[int] | np.ndarray) -> Target:
         """The same story with some of the examples.
@@ -77,7 +88,7 @@ def make_target(
     story.check(data)
     with defaults(dtype, device, validate=True):
         structure = structure_of(story, data, coords)
-    _refuse_missing_covariates(structure, data)
+    refuse_missing(data, structure.covariates)
     return Target(story, data, structure, device)
 
 
@@ -98,14 +109,3 @@ def _as_tensor(value: Any, dtype: torch.dtype, device: str) -> Any:
     if tensor.is_floating_point():
         tensor = tensor.to(dtype)
     return tensor.to(device)
-
-
-def _refuse_missing_covariates(structure: Structure, data: Mapping[str, Any]) -> None:
-    for name in structure.covariates:
-        value = data.get(name)
-        if isinstance(value, Tensor) and value.is_floating_point() and bool(value.isnan().any()):
-            place = ", ".join(str(int(i)) for i in value.isnan().nonzero()[0])
-            raise DataError(
-                f"argument '{name}': missing value at row {place}; the story reads '{name}' as "
-                "given, so drop the row or fill it in"
-            )

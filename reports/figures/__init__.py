@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -41,7 +42,7 @@ class Panel:
 
     def markup(self, prefix: str) -> Markup:
         """The drawing, its ids made unique on the page by ``prefix``."""
-        return Markup(self.svg.replace(ID_PREFIX, prefix))  # noqa: S704 (escaped when drawn)
+        return Markup(self.svg.replace(ID_PREFIX, prefix))
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,12 @@ class Figure:
     """``natural``: one drawing at its own size, in a box that scrolls where it must."""
 
 
-def own_figures(fit: Fitted) -> list[Figure]:
-    """The figures that the story, or the nearest story it derives from, brings; else none."""
+def own_figures(fit: Fitted, like: Fitted | None = None) -> list[Figure]:
+    """The figures that the story, or the nearest story it derives from, brings; else none.
+
+    ``like`` is a fit beside which they will stand: where ``figures`` takes it as a second
+    argument, it chooses the same axes for both.
+    """
     for cls in type(fit.story).__mro__:
         name = getattr(cls, "name", "").replace("-", "_")
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
@@ -71,6 +76,7 @@ def own_figures(fit: Fitted) -> list[Figure]:
             continue
         draw = getattr(importlib.import_module(place), "figures", None)
         if draw is not None:
-            found: list[Figure] = draw(fit)
+            several = len(inspect.signature(draw).parameters) > 1
+            found: list[Figure] = draw(fit, like) if several else draw(fit)
             return found
     return []

@@ -25,7 +25,8 @@ def approximation_figures(fit: Fitted) -> list[Figure]:
         figures.append(ascent(elbo, settled, tuple(getattr(fit.info, "starts", ()))))
     stats = fit.tree.children.get("sample_stats")
     if stats is not None and {"lp", "log_q"} <= set(stats.data_vars):
-        ratios = np.asarray(stats["lp"].values - stats["log_q"].values, float).ravel()
+        recorded = stats.to_dataset()
+        ratios = (recorded["lp"] - recorded["log_q"]).to_numpy().astype(np.float64).ravel()
         figures.append(importance(ratios, _k_hat(fit)))
     return figures
 
@@ -53,16 +54,15 @@ def ascent(elbo: Sequence[float], settled: bool | None, starts: Sequence[float])
     canvas.axes.set_xlabel("point of the smoothed path")
     canvas.axes.set_ylabel("ELBO, nats")
     said = {True: "It has settled", False: "It has not settled", None: "It ends"}[settled]
-    caption = f"The evidence lower bound by step, smoothed. {said} at {grouped(float(values[-1]), 1)} nats."
+    end = grouped(float(values[-1]), 1)
+    caption = f"The evidence lower bound by step, smoothed. {said} at {end} nats."
     if len(starts) > 1:
         ends = ", ".join(grouped(value, 1) for value in sorted(starts, reverse=True)[:8])
         caption += f" Its {len(starts)} starts ended at {ends}."
     return Figure("elbo", "The evidence lower bound", caption, (canvas.panel(caption),))
 
 
-def importance(
-    ratios: NDArray[np.float64], k_hat: tuple[float | None, float | None]
-) -> Figure:
+def importance(ratios: NDArray[np.float64], k_hat: tuple[float | None, float | None]) -> Figure:
     """Log importance ratios ``log p - log q`` of the draws, about their mean.
 
     Were the approximation exact they would all be equal; a long right tail is mass that it misses

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from xarray import DataTree
+from xarray import DataArray, Dataset, DataTree
 
 from storyzoo.inference.engine.relabelling import relabel
 from storyzoo.reports.diagnostics import elements_of
 from storyzoo.reports.figures import Figure, Key, Panel, own_figures
-from storyzoo.reports.figures.svg import SHAPES, Canvas, colour, plain, series
+from storyzoo.reports.figures.scatter import shape
+from storyzoo.reports.figures.svg import Canvas, colour, plain, series
 
 if TYPE_CHECKING:
     from storyzoo.reports.page import Fitted
 
 ROWS = 12
 """Numbers of one site that are drawn at most, those on which the fits differ most."""
-SITES = 8
+COLUMNS = 8
+"""Labels of a second dim up to which each has a panel."""
+PANELS = 16
 
 Array = NDArray[np.float64]
 
@@ -52,7 +55,7 @@ def _alike(fit: Fitted, reference: Fitted) -> bool:
 
 
 def _matched(fit: Fitted, reference: Fitted) -> DataTree:
-    against = reference.units.fitted(reference.tree)["posterior"]
+    against = reference.units.fitted(reference.tree)["posterior"].to_dataset()
     tree = relabel(fit.units.fitted(fit.tree), fit.target, reference=against).tree
     return fit.units.shown(tree)
 
@@ -61,75 +64,129 @@ def _matched(fit: Fitted, reference: Fitted) -> DataTree:
 
 
 def forest(fits: Sequence[Fitted], names: Sequence[str], reference: Fitted) -> list[Figure]:
-    """Each number of the reference's story by fit: 89 % intervals of draws, points of points."""
+    """Each number of the reference's story by fit: 89 % intervals of draws, points of points.
+
+    A site along two dims gets a panel for each label of the second, since features differ in
+    scale; one along more, or a long one, is shown as differences from the reference.
+    """
     posterior = reference.tree["posterior"].to_dataset()
-    panels = []
-    for site in list(posterior.data_vars)[:SITES]:
-        if posterior[site].dtype.kind != "f" or _is_local(reference, str(site)):
-            continue
-        panel = _panel(fits, str(site), elements_of(posterior, (str(site),)))
-        if panel is not None:
-            panels.append(panel)
-    if not panels:
-        return []
+    found = [fit.tree["posterior"].to_dataset() for fit in fits]
+    panels: list[Panel] = []
+    for site in posterior.data_vars:
+        if posterior[site].dtype.kind == "f" and not _is_local(reference, str(site)):
+            panels += _panels(posterior[site], [_like(posterior[site], one) for one in found])
     keys = tuple(
-        Key(SHAPES[i % len(SHAPES)], series(i), f"{name}{_said(fit)}")
+        Key(shape(i), series(i), name + (" (point)" if fit.method.kind == "point" else ""))
         for i, (name, fit) in enumerate(zip(names, fits, strict=True))
     )
-    caption = "Bars are 89 % intervals with the mean; a point estimate is a mark without a bar."
-    if any(len(elements_of(posterior, (str(site),))[0]) > ROWS for site in posterior.data_vars):
-        caption += f" Of longer sites the {ROWS} numbers on which the fits differ most are drawn."
-    return [Figure("forest", "", caption, tuple(panels), keys)]
+    caption = (
+        "Bars are 89 % and 50 % intervals, marks are means; a point estimate has no bar. "
+        f"Of sites with many numbers the {ROWS} on which the fits differ most are drawn."
+    )
+    return [Figure("forest", "", caption, tuple(panels[:PANELS]), keys)] if panels else []
 
 
 def _is_local(fit: Fitted, site: str) -> bool:
+    """Whether a site belongs to the single examples, and there are many of those."""
     known = fit.structure.sites.get(site)
-    return known is not None and (known.local or fit.story.examples in known.dims) and (
-        fit.structure.n_examples > 2 * ROWS
-    )
+    if known is None or fit.structure.n_examples <= 2 * ROWS:
+        return False
+    return fit.story.examples in known.dims
 
 
-def _said(fit: Fitted) -> str:
-    return " (point)" if fit.method.kind == "point" else ""
-
-
-def _panel(
-    fits: Sequence[Fitted], site: str, reference: tuple[tuple[str, ...], Array]
-) -> Panel | None:
-    """One site: a row for each number, the fits one below the other."""
-    labels, theirs = reference
-    answers: list[Array | None] = []
-    for fit in fits:
-        found, draws = elements_of(fit.tree["posterior"].to_dataset(), (site,))
-        fits_in = found == labels and np.isfinite(draws).all()
-        answers.append(draws.reshape(len(labels), -1) if fits_in and len(labels) else None)
-    known = [answer for answer in answers if answer is not None]
-    if not known:
+def _like(values: DataArray, posterior: Dataset) -> DataArray | None:
+    """The site in another fit, where it has the same shape and finite draws."""
+    if values.name not in posterior:
         return None
-    chosen = _most_different(theirs.reshape(len(labels), -1), known)
-    step, gap = 0.8 / len(fits), len(chosen)
-    canvas = Canvas(height=52 + gap * (10 + 8.5 * len(fits)))
+    other = posterior[values.name]
+    if _dims(other) != _dims(values) or any(
+        other.sizes[d] != values.sizes[d] for d in _dims(other)
+    ):
+        return None
+    return other if bool(np.isfinite(other).all()) else None
+
+
+def _dims(values: DataArray) -> list[str]:
+    return [str(dim) for dim in values.dims if dim not in ("chain", "draw")]
+
+
+def _panels(values: DataArray, answers: Sequence[DataArray | None]) -> list[Panel]:
+    dims = _dims(values)
+    if len(dims) == 2 and values.sizes[dims[1]] <= COLUMNS and values.sizes[dims[0]] <= ROWS:
+        labels = values.coords[dims[1]].values
+        return [
+            _panel(
+                f"{values.name}[·, {label}]",
+                values.isel({dims[1]: place}),
+                [None if one is None else one.isel({dims[1]: place}) for one in answers],
+            )
+            for place, label in enumerate(labels)
+        ]
+    if len(dims) <= 1 and values.sizes.get(dims[0] if dims else "", 1) <= ROWS:
+        return [_panel(str(values.name), values, answers)]
+    return [_differences(values, answers)]
+
+
+def _panel(title: str, values: DataArray, answers: Sequence[DataArray | None]) -> Panel:
+    """Numbers in their own units, a row for each, the fits one below the other."""
+    dims = _dims(values)
+    if dims:
+        labels = [f"{dims[0]} {label}" for label in values.coords[dims[0]].values]
+    else:
+        labels = [str(values.name)]
+    drawn = [None if one is None else _flat(one) for one in answers]
+    canvas = _rows([plain(label, 24) for label in labels], drawn)
+    return replace(canvas.panel(f"{title} by fit."), title=plain(title, 48))
+
+
+def _differences(values: DataArray, answers: Sequence[DataArray | None]) -> Panel:
+    """The numbers on which the fits differ most, less the reference's mean, in its sd."""
+    names, draws = elements_of(Dataset({values.name: values}))
+    flat = draws.reshape(len(names), -1)
+    known = [elements_of(Dataset({values.name: one}))[1] for one in answers if one is not None]
+    shaped = [one.reshape(len(one), -1) for one in known if len(one) == len(names)]
+    centre = flat.mean(1)[:, None]
+    widest = np.max([one.std(1) for one in shaped], axis=0)
+    scale = np.where(flat.std(1) > 0, flat.std(1), np.where(widest > 0, widest, 1.0))[:, None]
+    means = np.stack([(one.mean(1) - centre[:, 0]) / scale[:, 0] for one in shaped])
+    chosen = np.sort(np.argsort(-np.ptp(means, axis=0), kind="stable")[:ROWS])
+    drawn: list[Array | None] = []
+    for one in answers:
+        mine = None if one is None else elements_of(Dataset({values.name: one}))[1]
+        fits_in = mine is not None and len(mine) == len(names)
+        drawn.append(
+            np.asarray((mine.reshape(len(names), -1) - centre) / scale, dtype=np.float64)[chosen]
+            if mine is not None and fits_in
+            else None
+        )
+    labels = [names[i].removeprefix(f"{values.name}[").removesuffix("]") for i in chosen]
+    canvas = _rows([plain(label, 30) for label in labels], drawn)
+    canvas.axes.axvline(0, color=colour("axis"), lw=0.8, zorder=0)
+    canvas.axes.set_xlabel("difference from the fit that others are held against, sd")
+    return replace(canvas.panel(f"{values.name} by fit."), title=plain(values.name, 48))
+
+
+def _flat(values: DataArray) -> Array:
+    """``(number, draw)``."""
+    ordered = values.transpose(*_dims(values), "chain", "draw").to_numpy()
+    flat: Array = ordered.reshape(-1, values.sizes["chain"] * values.sizes["draw"])
+    return flat
+
+
+def _rows(labels: Sequence[str], answers: Sequence[Array | None]) -> Canvas:
+    """Rows of numbers, ``(number, draw)`` by fit, the first one on top."""
+    count, step = len(labels), 0.8 / len(answers)
+    canvas = Canvas(height=46 + count * (9 + 8 * len(answers)))
+    top = np.arange(count)[::-1]
     for place, answer in enumerate(answers):
-        if answer is None:
-            continue
-        rows = np.arange(gap)[::-1] + 0.4 - step * (place + 0.5)
-        _draw(canvas, rows, answer[chosen], place)
-    canvas.axes.set_yticks(np.arange(gap)[::-1], [plain(labels[i], 30) for i in chosen])
+        if answer is not None:
+            _draw(canvas, top + 0.4 - step * (place + 0.5), answer, place)
+    canvas.axes.set_yticks(top, labels)
     canvas.axes.tick_params(axis="y", length=0)
-    for row in range(gap - 1):
+    for row in range(count - 1):
         canvas.axes.axhline(row + 0.5, color=colour("band"), lw=0.8, zorder=0)
-    canvas.axes.set_ylim(-0.55, gap - 0.45)
-    return replace(canvas.panel(f"{site} by fit."), title=plain(site, 40))
-
-
-def _most_different(reference: Array, answers: Sequence[Array]) -> NDArray[np.int_]:
-    """Rows on which the means of the fits are furthest apart, in the reference's sd."""
-    if len(reference) <= ROWS:
-        return np.arange(len(reference))
-    means = np.stack([answer.mean(1) for answer in answers])
-    sd = reference.std(1)
-    apart = np.ptp(means, axis=0) / np.where(sd > 0, sd, np.abs(reference.mean(1)) + 1e-300)
-    return np.sort(np.argsort(-apart)[:ROWS])
+    canvas.axes.set_ylim(-0.55, count - 0.45)
+    return canvas
 
 
 def _draw(canvas: Canvas, rows: Array, answer: Array, place: int) -> None:
@@ -139,20 +196,21 @@ def _draw(canvas: Canvas, rows: Array, answer: Array, place: int) -> None:
         limits = np.quantile(answer, [0.055, 0.25, 0.75, 0.945], axis=1)
         canvas.axes.hlines(rows, limits[0], limits[3], color=tint, lw=1.4, alpha=0.7)
         canvas.axes.hlines(rows, limits[1], limits[2], color=tint, lw=3.6, alpha=0.85)
-    marker = SHAPES[place % len(SHAPES)]
-    canvas.axes.plot(answer.mean(1), rows, marker, ms=5, mec=colour("paper"), mew=0.6, color=tint)
+    canvas.axes.plot(
+        answer.mean(1), rows, shape(place), ms=5, mec=colour("paper"), mew=0.6, color=tint
+    )
 
 
 # -- the stories' own figures ------------------------------------------------------------------
 
 
-def side_by_side(fits: Sequence[Fitted], names: Sequence[str]) -> list[Figure]:
+def side_by_side(fits: Sequence[Fitted], names: Sequence[str], reference: Fitted) -> list[Figure]:
     """The first panel of each fit's own figure under its name, what they share last."""
     panels: list[Panel] = []
     shared: tuple[Panel, ...] = ()
     caption = ""
     for fit, name in zip(fits, names, strict=True):
-        own = own_figures(fit)
+        own = own_figures(fit, reference)
         if own:
             panels.append(replace(own[0].panels[0], title=name))
             shared = shared or own[0].panels[1:]

@@ -62,8 +62,11 @@ class Mixture:
         return iter((self.weight, self.loc, self.covariance))
 
 
-def figures(fit: Fitted) -> list[Figure]:
-    """The mixture over two features, or over the only one; known classes beside it."""
+def figures(fit: Fitted, like: Fitted | None = None) -> list[Figure]:
+    """The mixture over two features, or over the only one; known classes beside it.
+
+    The features are those that separate the components of ``like`` best, by default its own.
+    """
     points = np.asarray(given(fit, fit.structure.arguments[0]), float)
     if points.ndim == 1:
         points = points[:, None]
@@ -77,14 +80,24 @@ def figures(fit: Fitted) -> list[Figure]:
         panel = histogram(mixture, points[:, 0], names[0])
         panels = [replace(panel, title="as fitted", keys=(*keys, Key("line", "ink", "all")))]
     else:
-        pair = separating_pair(points[rows], membership.argmax(1))
+        pair = separating_pair(points[rows], _groups(like, points[rows], membership))
         shown = points[rows][:, pair]
         axes = names[pair[0]], names[pair[1]]
         panel = ellipses(mixture, shown, membership, pair, axes)
         panels = [replace(panel, title="as fitted", keys=keys)]
         if labels is not None:
-            panels.append(known_classes(shown, labels[rows], axes))
+            panels.append(known_classes(shown, labels[rows], membership, axes))
     return [Figure("mixture", "", _caption(fit, points, rows), tuple(panels))]
+
+
+def _groups(like: Fitted | None, points: Array, membership: Array) -> NDArray[np.int_]:
+    """The likeliest component of each point, by another fit where one is given."""
+    if like is not None and {"weight", "loc"} <= set(like.tree["posterior"].data_vars):
+        other = mixture_of(like.tree["posterior"].to_dataset()).mean()
+        if other.loc.shape[-1] == points.shape[1]:
+            membership = memberships(other, points)
+    groups: NDArray[np.int_] = membership.argmax(1)
+    return groups
 
 
 def _features(fit: Fitted, count: int) -> list[object]:
@@ -171,7 +184,9 @@ def memberships(mixture: Mixture, points: Array) -> Array:
         for weight, loc, covariance in zip(*mixture, strict=True):
             joint = np.log(np.maximum(weight, 1e-300)) + np.stack(
                 [
-                    _log_normal(points[rows][:, kept], loc[k, kept], covariance[k][np.ix_(kept, kept)])
+                    _log_normal(
+                        points[rows][:, kept], loc[k, kept], covariance[k][np.ix_(kept, kept)]
+                    )
                     for k in range(mixture.components)
                 ],
                 axis=1,
@@ -223,7 +238,9 @@ def ellipse(centre: Array, covariance: Array, deviations: float = 2.0) -> tuple[
     values, vectors = np.linalg.eigh(covariance)
     angle = np.linspace(0, 2 * np.pi, 73)
     circle = np.stack([np.cos(angle), np.sin(angle)])
-    x, y = centre[:, None] + vectors @ (deviations * np.sqrt(np.maximum(values, 0))[:, None] * circle)
+    x, y = centre[:, None] + vectors @ (
+        deviations * np.sqrt(np.maximum(values, 0))[:, None] * circle
+    )
     return x, y
 
 

@@ -160,7 +160,9 @@ def folded(nodes: Sequence[Node]) -> list[Node]:
     for (stem, _, _), members in stems.items():
         if len(members) >= SERIES_FROM:
             first, last = members[0].name, members[-1].name
-            called.update({node.name: f"{first} … {last[len(stem) :].strip('_')}" for node in members})
+            called.update(
+                {node.name: f"{first} … {last[len(stem) :].strip('_')}" for node in members}
+            )
     merged: dict[str, Node] = {}
     for node in nodes:
         name = called[node.name]
@@ -175,7 +177,7 @@ def folded(nodes: Sequence[Node]) -> list[Node]:
 
 
 def layers(nodes: Sequence[Node]) -> dict[str, int]:
-    """Layer of each node, the top one 0. A cycle (which folding may make) is cut where it closes."""
+    """Layer of each node, 0 on top. A cycle, which folding may make, is cut where it closes."""
     by_name = {node.name: node for node in nodes}
     depth: dict[str, int] = {}
 
@@ -302,9 +304,7 @@ def _taken(
     ]
 
 
-def _pull(
-    node: Node, nodes: Sequence[Node], centres: Mapping[str, tuple[float, float]]
-) -> float:
+def _pull(node: Node, nodes: Sequence[Node], centres: Mapping[str, tuple[float, float]]) -> float:
     """Mean place of what the node depends on and of what depends on it, as far as placed."""
     tied = [*node.parents, *(other.name for other in nodes if node.name in other.parents)]
     known = [centres[name][0] for name in tied if name in centres]
@@ -332,7 +332,7 @@ def _band_order(bands: list[tuple[str, ...]], nodes: Sequence[Node]) -> list[tup
         )
         return broken, length
 
-    return list(min(itertools.permutations(bands), key=cost))
+    return min((list(order) for order in itertools.permutations(bands)), key=cost)
 
 
 def boxes_of(nodes: Sequence[Node], centres: Mapping[str, tuple[float, float]]) -> list[Box]:
@@ -361,7 +361,7 @@ def boxes_of(nodes: Sequence[Node], centres: Mapping[str, tuple[float, float]]) 
                 max(centres[n.name][1] for n in inside) + HEIGHT / 2 + pad + 11 * (1 + within),
             )
         )
-    return sorted(boxes, key=lambda box: (box.left - box.right))
+    return sorted(boxes, key=lambda box: box.left - box.right)
 
 
 # -- drawing -----------------------------------------------------------------------------------
@@ -412,9 +412,7 @@ def _plate_name(
     label = plain(box.name, 24) + (f" = {size}" if size is not None else "")
     width = 5.4 * len(label)
     corners = {"end": (box.right - 7 - width, box.right), "start": (box.left, box.left + 7 + width)}
-    ends = [
-        (centres[parent], centres[node.name]) for node in nodes for parent in node.parents
-    ]
+    ends = [(centres[parent], centres[node.name]) for node in nodes for parent in node.parents]
 
     def crossings(corner: str) -> int:
         low, high = corners[corner]
@@ -445,9 +443,8 @@ def _node(node: Node, x: float, y: float) -> str:
             f'height="{HEIGHT}" rx="3" style="{style}"/>'
         )
     else:
-        shape = (
-            f'<ellipse cx="{x:.1f}" cy="{y:.1f}" rx="{half:.1f}" ry="{HEIGHT / 2}" style="{style}"/>'
-        )
+        radii = f'rx="{half:.1f}" ry="{HEIGHT / 2}"'
+        shape = f'<ellipse cx="{x:.1f}" cy="{y:.1f}" {radii} style="{style}"/>'
     name, under = plain(node.name, 20), plain(node.distribution, 22)
     text = (
         f'<text x="{x:.1f}" y="{y + (-1 if under else 4):.1f}" '

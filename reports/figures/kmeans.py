@@ -32,14 +32,16 @@ GRID = 160
 Array = NDArray[np.float64]
 
 
-def figures(fit: Fitted) -> list[Figure]:
-    """Centres and cells over the two features that separate the clusters best."""
+def figures(fit: Fitted, like: Fitted | None = None) -> list[Figure]:
+    """Centres and cells over the two features that separate the clusters (of ``like``) best."""
     points = np.asarray(given(fit, fit.structure.arguments[0]), float)
     points = points[:, None] if points.ndim == 1 else points
     centres = centres_of(fit)
     rows = thinned(len(points))
     nearest = assign(points[rows], centres)
-    names = [plain(name, 40) for name in fit.structure.coords.get("feature", range(len(centres[0])))]
+    names = [
+        plain(name, 40) for name in fit.structure.coords.get("feature", range(len(centres[0])))
+    ]
     keys = tuple(
         Key(shape(k), series(k), f"cluster {k} ({(nearest == k).mean():.0%})")
         for k in range(min(len(centres), 12))
@@ -48,14 +50,15 @@ def figures(fit: Fitted) -> list[Figure]:
         panel = _line(points[rows, 0], centres[:, 0], nearest, names[0])
         said = "Each value in the colour of the centre that is nearest to it (+)."
         return [Figure("clusters", "", said, (replace(panel, title="as fitted", keys=keys),))]
-    pair = separating_pair(points[rows], nearest)
+    groups = nearest if like is None else assign(points[rows], centres_of(like))
+    pair = separating_pair(points[rows], groups)
     shown = points[rows][:, pair]
     axes = names[pair[0]], names[pair[1]]
     panel = cells(shown, centres[:, pair], nearest, axes, exact=points.shape[1] == 2)
     panels = [replace(panel, title="as fitted", keys=keys)]
     labels = known_labels(fit, len(points))
     if labels is not None:
-        panels.append(known_classes(shown, labels[rows], axes))
+        panels.append(known_classes(shown, labels[rows], np.eye(len(centres))[nearest], axes))
     said = "Centres (+) and the points nearest to each; "
     if points.shape[1] == 2:
         said += "the borders of the cells lie midway."
@@ -98,7 +101,9 @@ def cells(
     canvas.axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
     canvas.axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
     name_axes(canvas, names)
-    return canvas.panel(f"{len(shown)} points in {len(centres)} clusters by {names[0]}, {names[1]}.")
+    return canvas.panel(
+        f"{len(shown)} points in {len(centres)} clusters by {names[0]}, {names[1]}."
+    )
 
 
 def _borders(canvas: Canvas, centres: Array, low: Array, high: Array) -> None:
@@ -137,7 +142,9 @@ def _line(values: Array, centres: Array, nearest: NDArray[np.int_], name: str) -
     for k in range(len(centres)):
         height, _ = np.histogram(values[known & (nearest == k)], edges)
         canvas.axes.stairs(height, edges, fill=True, color=colour(series(k)), alpha=0.5)
-    canvas.axes.plot(centres, np.zeros(len(centres)), "+", ms=11, mew=2, color=colour("ink"), clip_on=False)
+    canvas.axes.plot(
+        centres, np.zeros(len(centres)), "+", ms=11, mew=2, color=colour("ink"), clip_on=False
+    )
     canvas.axes.set_xlabel(name)
     canvas.axes.set_ylabel("points")
     return canvas.panel(f"Histogram of {name} in {len(centres)} clusters.")

@@ -15,6 +15,7 @@ from storyzoo.reports.optimum_checks import TOLERANCE, within
 if TYPE_CHECKING:
     from storyzoo.reports.page import Fitted
 
+
 def optimum_figures(fit: Fitted) -> list[Figure]:
     """Path and restarts of EM, MAP and Laplace, as far as their info keeps them."""
     figures = []
@@ -74,7 +75,7 @@ def restarts(objectives: Sequence[float], degenerate: Sequence[str]) -> Figure:
         (bad, "x", "bad", "degenerate"),
     ):
         if mask.any():
-            canvas.axes.plot(place[mask], values[mask], shape, ms=5.5, color=colour(role))
+            canvas.axes.plot(place[mask], values[mask], shape, ms=5.5, mew=1.6, color=colour(role))
             keys.append(Key(shape, role, f"{label} ({int(mask.sum())})"))
     canvas.axes.set_xlabel("restart, best first")
     canvas.axes.set_ylabel("objective at the end, nats")

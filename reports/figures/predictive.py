@@ -21,25 +21,24 @@ FEATURES = 6
 """Panels that one outcome gets at most."""
 REPLICATES = 200
 """Simulated data sets that are looked at."""
-KEYS = (
-    Key("interval", "c0", "simulated: median, 50 % and 90 %"),
-    Key("o", "ink", "observed"),
-)
+OBSERVED = Key("o", "ink", "observed")
+KEYS = (Key("interval", "c0", "simulated: median, 50 % and 90 %"), OBSERVED)
+ONE = (Key("line", "c0", "one simulated data set"), OBSERVED)
 
 Array = NDArray[np.float64]
 
 
 def predictive_figures(fit: Fitted) -> list[Figure]:
     """One figure for each observed site that was simulated from the fit."""
-    simulated = fit.tree.children.get("posterior_predictive")
-    observed = fit.tree.children.get("observed_data")
-    if simulated is None or observed is None:
+    if not {"posterior_predictive", "observed_data"} <= set(fit.tree.children):
         return []
-    figures = []
-    for name in simulated.data_vars:
-        if name in observed.data_vars:
-            figures.append(predictive(fit.method.kind, simulated[name], observed[name]))
-    return figures
+    simulated = fit.tree["posterior_predictive"].to_dataset()
+    observed = fit.tree["observed_data"].to_dataset()
+    return [
+        predictive(fit.method.kind, simulated[name], observed[name])
+        for name in simulated.data_vars
+        if name in observed.data_vars
+    ]
 
 
 def predictive(kind: str, drawn: xr.DataArray, seen: xr.DataArray) -> Figure:
@@ -52,6 +51,7 @@ def predictive(kind: str, drawn: xr.DataArray, seen: xr.DataArray) -> Figure:
     source = "the estimate" if kind == "point" else "the posterior"
     if kind == "approximation":
         source = "the approximate posterior"
+    panels: tuple[Panel, ...]
     if target.ndim <= 1 and target.size <= FEW:
         panels = (_each(seen, values, target),)
         said = "Each observation against what data simulated from {} would show."
@@ -60,7 +60,7 @@ def predictive(kind: str, drawn: xr.DataArray, seen: xr.DataArray) -> Figure:
         said = "The distribution of the observations against that of data simulated from {}."
     shown = plain(seen.name, 40)
     return Figure(
-        f"predictive-{shown}", shown, said.format(source), panels, KEYS
+        f"predictive-{shown}", shown, said.format(source), panels, KEYS if len(values) > 1 else ONE
     )
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from arviz_stats.base import array_stats
 from scipy.stats import rankdata
 
+from storyzoo.inference.engine.statistics import array_stats
 from storyzoo.reports.figures import Figure, Key
 from storyzoo.reports.figures.svg import Canvas, colour, plain, series
 from storyzoo.reports.numbers import grouped
@@ -124,7 +124,7 @@ def rank_difference(draws: Array) -> tuple[Array, Array]:
 
 @lru_cache(maxsize=64)
 def rank_band(chains: int, count: int, level: float = 0.95) -> tuple[Array, Array]:
-    """Limits of the rank ΔECDF that hold all of ``chains`` chains at once with probability ``level``.
+    """Limits of the rank ΔECDF that hold all chains at once with probability ``level``.
 
     The ranks of a chain are drawn without replacement from those of all: at a fraction f the
     count is hypergeometric, with variance ``N (C-1)/C f (1-f) S/(S-1)``. The width in these
@@ -240,9 +240,7 @@ def pair(scalars: Sequence[Scalar], divergent: NDArray[np.bool_]) -> Figure:
     return Figure("pair", "The telling pair", caption, (canvas.panel(alt),), tuple(keys))
 
 
-def telling_pair(
-    scalars: Sequence[Scalar], divergent: NDArray[np.bool_]
-) -> tuple[int, int, bool]:
+def telling_pair(scalars: Sequence[Scalar], divergent: NDArray[np.bool_]) -> tuple[int, int, bool]:
     """Which scalar to draw upwards and which sideways, and whether they make a funnel.
 
     Upwards: where divergent draws lie furthest from the others (in rank), or with none the worst
@@ -320,7 +318,8 @@ def energy(values: Array) -> Figure:
     marginal, change = marginal[np.isfinite(marginal)], change[np.isfinite(change)]
     canvas = Canvas(height=235)
     if len(marginal) and len(change):
-        edges = np.linspace(*np.quantile(np.concatenate([marginal, change]), [0.001, 0.999]), 42)
+        low, high = np.quantile(np.concatenate([marginal, change]), [0.001, 0.999])
+        edges = np.linspace(float(low), float(high), 42)
         for sample, role, style in ((marginal, "c0", "-"), (change, "c1", "--")):
             height, _ = np.histogram(sample, edges, density=True)
             canvas.axes.stairs(height, edges, fill=True, color=colour(role), alpha=0.28, lw=0)

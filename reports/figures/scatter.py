@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from storyzoo.reports.figures import Key, Panel
 from storyzoo.reports.figures.svg import (
@@ -28,6 +29,8 @@ POINTS = 2000
 """Points that a scatter of the data has at most."""
 CANDIDATES = 8
 """Features that are tried in pairs, the best separating ones by themselves."""
+CLASSES = 12
+"""Known classes that are drawn at most."""
 
 
 def thinned(count: int, limit: int = POINTS) -> NDArray[np.int_]:
@@ -102,21 +105,36 @@ def known_labels(fit: Fitted, count: int) -> NDArray[np.str_] | None:
 
 
 def known_classes(
-    points: Array, labels: NDArray[np.str_], names: tuple[str, str]
+    points: Array, labels: NDArray[np.str_], membership: Array, names: tuple[str, str]
 ) -> Panel:
-    """The same points by the classes that are known of them."""
+    """The same points by the classes that are known of them.
+
+    A class looks like the group that holds most of it, as far as groups go round.
+    """
     canvas = Canvas(height=260)
     keys = []
-    for place, name in enumerate(np.unique(labels)[:10]):
+    for name, look in _looks(labels, membership.argmax(1), membership.shape[1]).items():
         chosen = labels == name
         canvas.axes.plot(
-            points[chosen, 0], points[chosen, 1], shape(place),
-            ms=4.2, mec="none", color=colour(series(place)), alpha=0.7,
+            points[chosen, 0], points[chosen, 1], shape(look),
+            ms=4.2, mec="none", color=colour(series(look)), alpha=0.7,
         )  # fmt: skip
-        keys.append(Key(shape(place), series(place), str(name)))
+        keys.append(Key(shape(look), series(look), name))
     name_axes(canvas, names)
     panel = canvas.panel("The same points by their known classes.")
     return replace(panel, title="known classes, which the fit never saw", keys=tuple(keys))
+
+
+def _looks(labels: NDArray[np.str_], groups: NDArray[np.int_], n_groups: int) -> dict[str, int]:
+    """Class -> the group it is drawn like: an assignment that agrees on the most points."""
+    classes = np.unique(labels)[:CLASSES]
+    shared = np.array(
+        [[((labels == c) & (groups == g)).sum() for g in range(n_groups)] for c in classes]
+    )
+    rows, columns = linear_sum_assignment(-shared)
+    looks = dict(zip(rows.tolist(), columns.tolist(), strict=True))
+    others = itertools.count(n_groups)
+    return {str(c): looks[i] if i in looks else next(others) for i, c in enumerate(classes)}
 
 
 def name_axes(canvas: Canvas, names: tuple[str, str]) -> None:

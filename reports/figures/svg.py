@@ -18,7 +18,6 @@ from xml.etree import ElementTree
 import matplotlib
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Drawing
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
@@ -62,7 +61,8 @@ SWATCHES = {
     "D": '<path d="M9 .8L14 6L9 11.2L4 6z"/>',
     "v": '<path d="M9 10.5L13.5 2H4.5z"/>',
     "P": '<path d="M7.3 1.5H10.7V4.3H13.5V7.7H10.7V10.5H7.3V7.7H4.5V4.3H7.3z"/>',
-    "X": '<path d="M6.6 1L9 3.5L11.4 1L14 3.6L11.5 6L14 8.4L11.4 11L9 8.5L6.6 11L4 8.4L6.5 6L4 3.6z"/>',
+    "X": '<path d="M6.6 1L9 3.5L11.4 1L14 3.6L11.5 6L14 8.4L11.4 11L9 8.5L6.6 11L4 8.4L6.5 6L4 '
+    '3.6z"/>',
     "h": '<path d="M9 1L13.3 3.5V8.5L9 11L4.7 8.5V3.5z"/>',
     "unknown": '<ellipse cx="9" cy="6" rx="7.5" ry="4.6" class="stroke" stroke-width="1.3"/>',
     "discrete": '<ellipse cx="9" cy="6" rx="7.5" ry="4.6" class="stroke" stroke-width="1.3" '
@@ -136,7 +136,7 @@ def series(index: int) -> str:
 
 def swatch(mark: str, role: str) -> Markup:
     """A mark of a legend in the colour of its role."""
-    return Markup(  # noqa: S704 (nothing here comes from data)
+    return Markup(
         f'<svg class="swatch" viewBox="0 0 18 12" aria-hidden="true" '
         f'style="color:var(--{role})">{SWATCHES[mark]}</svg>'
     )
@@ -154,8 +154,8 @@ class Canvas:
         with matplotlib.rc_context(STYLE):
             self._drawing = Drawing(figsize=(width / 72, height / 72), layout="constrained")
             self.axes: Axes = self._drawing.subplots()
-            self.axes.xaxis.set_major_locator(MaxNLocator(6))
-            self.axes.yaxis.set_major_locator(MaxNLocator(6))
+            self.axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+            self.axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
             self.axes.tick_params(length=3)
         self._names = {light: f"var(--{role})" for role, (light, _) in PALETTE.items()}
 
@@ -175,11 +175,11 @@ class Canvas:
     def panel(self, alt: str) -> Panel:
         """The finished drawing."""
         for text in self._drawing.findobj(Text):
-            text.set_parse_math(False)  # type: ignore[attr-defined]
+            text.set_parse_math(False)
         with matplotlib.rc_context(STYLE), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             buffer = io.BytesIO()
-            FigureCanvasSVG(self._drawing).print_svg(buffer, metadata={"Date": None})
+            self._drawing.savefig(buffer, format="svg", metadata={"Date": None})
         alt = plain(alt)
         return Panel(svg=themed(buffer.getvalue(), alt, self._names), alt=alt)
 

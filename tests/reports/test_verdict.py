@@ -112,7 +112,7 @@ def test_divergences_come_first_and_name_the_funnel() -> None:
     verdict = sampled(draws, stats, story=Schools(centred=True))
     assert verdict.verdict == "do not trust"
     divergences = named(verdict, "divergences")
-    assert divergences.where == "80 of 4000 draws (2.0%), gathered where tau is small"
+    assert divergences.where == "80 of 4000 draws diverged (2.0%), gathered where tau is small"
     assert failed(verdict)[0] == "divergences"
     assert verdict.do_next[0] == "Write the story non-centred: `--set centred=false`"
     assert failed(verdict).index("divergences") < failed(verdict).index("r_hat")
@@ -129,7 +129,7 @@ def test_energy_that_creeps_fails_e_bfmi() -> None:
     verdict = sampled(stats=sampler_stats(energy=energy))
     assert failed(verdict) == ["e_bfmi"]
     assert verdict.verdict == "do not trust"
-    assert named(verdict, "e_bfmi").where.startswith("chain 3: 0.0")
+    assert named(verdict, "e_bfmi").where.startswith("E-BFMI 0.0")
 
 
 def test_tree_depth_tolerates_a_few() -> None:
@@ -139,7 +139,7 @@ def test_tree_depth_tolerates_a_few() -> None:
     reached[1] = True
     verdict = sampled(stats=sampler_stats(reached_max_treedepth=reached))
     assert failed(verdict) == ["tree_depth"]
-    assert named(verdict, "tree_depth").where == "1100 of 4000 draws at the limit"
+    assert named(verdict, "tree_depth").where == "1100 of 4000 draws at the deepest tree"
 
 
 def test_few_chains() -> None:
@@ -207,7 +207,7 @@ def test_draws_that_are_not_finite() -> None:
     verdict = sampled(draws)
     assert verdict.verdict == "do not trust"
     assert failed(verdict) == ["finite"]
-    assert named(verdict, "finite").where == "1 not finite; first at theta, chain 1, draw 17"
+    assert named(verdict, "finite").where == "1 value not finite; first at theta, chain 1, draw 17"
 
 
 def test_three_draws_are_no_evidence() -> None:

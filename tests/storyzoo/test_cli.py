@@ -377,3 +377,10 @@ def test_a_new_story_passes_its_test_as_it_lies(capsys: Output) -> None:
     assert done.returncode == 0, done.stdout
     assert "2 passed" in done.stdout
     assert "my_story.py exists" in refused(capsys, ["new", "my_story"])
+
+
+def test_a_single_new_row_is_scored(run_folder: Path, capsys: Output) -> None:
+    Path("one.csv").write_text("petal_length,petal_width\n1.4,0.2\n")
+    for command in ("score", "latent"):
+        assert main([command, str(run_folder), "--data", "one.csv"]) == 0
+        assert len(lines(capsys)) == 2

@@ -65,4 +65,4 @@ def test_fit_stays_the_function() -> None:
 
     assert storyzoo.fit is fit
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = storyzoo.nothing  # type: ignore[attr-defined]
+        _ = storyzoo.nothing
