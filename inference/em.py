@@ -31,6 +31,7 @@ from storyzoo.inference.engine.enumeration import expected_log_joint, responsibi
 from storyzoo.inference.engine.factors import priors_of, slice_examples
 from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, require
 from storyzoo.inference.engine.progress import Budget, Progress
+from storyzoo.inference.engine.runaway import runaway
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import posterior_tree
@@ -298,10 +299,10 @@ class Climb:
         degenerate = tuple(self._degenerate(restart) for restart in self.restarts)
         finals = [r.path[-1] if r.path else -np.inf for r in self.restarts]
         sane = [i for i, text in enumerate(degenerate) if not text and np.isfinite(finals[i])]
-        if not sane and all(r.over == "ran away" for r in self.restarts):
+        if not sane and all("without bound" in text for text in degenerate):
             raise NoModeError(
-                f"no mode exists: every one of {len(finals)} restarts ran to an infinite objective; "
-                "use objective=posterior, or fewer components"
+                f"no mode exists: {degenerate[0]}, in each of {len(finals)} restarts; "
+                "use objective=posterior, or a prior that keeps it from there"
             )
         best = max(sane or range(len(finals)), key=finals.__getitem__)
         chosen = self.restarts[best]
@@ -330,7 +331,11 @@ class Climb:
 
     def _degenerate(self, restart: Restart) -> str:
         if restart.over == "ran away":
-            return "ran to an infinite objective"
+            return "the objective rises without bound"
+        q = self.density.flatten(restart.latents)
+        away = runaway(self.density, q)
+        if away is not None:
+            return f"the objective rises without bound as {away}"
         found = self.target.story.diagnose(restart.latents, self.target.data)
         return "; ".join(f"{where}: {why}" for where, why in found.items())
 

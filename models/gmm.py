@@ -331,9 +331,10 @@ class GaussianMixture(Story):
     ) -> dict[str, Tensor]:
         """The closed M-step: see :mod:`storyzoo.models.kernels.conjugate`."""
         like = expected["first"]
-        loc, second = _MAXIMISE[self.covariance](
-            expected, self._conjugate(like) if prior else None, self._floor(like)
-        )
+        with gmm.one_thread():
+            loc, second = _MAXIMISE[self.covariance](
+                expected, self._conjugate(like) if prior else None, self._floor(like)
+            )
         weight = conjugate.weights(expected["count"], self.concentration if prior else 1.0)
         name = "covariance" if self.covariance in ("full", "tied") else "variance"
         dtype = data["y"].dtype

@@ -204,7 +204,7 @@ def one_mode(judged: Diagnostics, chains: list[str], lp: Array | None) -> Check:
     while the chains' means leave a gap of more than two within-chain sd.
     """
     place = _split(judged)
-    where = "chains that started apart agree"
+    where = "no chain settled at a place of its own"
     if place is not None:
         element, upper = place
         where = f"at {judged.names[element]}: " + " and ".join(

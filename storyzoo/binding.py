@@ -68,7 +68,8 @@ def bind(
         data = Dataset("frame", _numeric(data))
     name = data.name if isinstance(data, Dataset) else "data"
     if isinstance(data, Dataset) and data.table is not None:
-        found = _from_table(story, name, data.table, target or data.target)
+        own = data.target if _single(story) else None
+        found = _from_table(story, name, data.table, target or own)
     elif isinstance(data, Dataset):
         found = _from_mapping(story, name, data.arrays, target)
     else:
@@ -120,7 +121,7 @@ def _from_table(story: Story, name: str, table: pd.DataFrame, target: str | None
 
 def _by_name(story: Story, columns: Sequence[str], target: str | None) -> dict[str, str]:
     """Argument -> column. Only arguments of one dim: a point isn't its column ``y``."""
-    single = [key for key in story.arguments() if _rank(story, key) in (None, 1)]
+    single = _single(story)
     taken = {key: key for key in single if key in columns and key != target}
     if target is not None:
         if not single:
@@ -267,6 +268,11 @@ def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
     if table.shape[1] == 0:
         raise DataError(f"the frame has no column of numbers: it has {_listed(frame.columns)}")
     return table.astype(np.float64)
+
+
+def _single(story: Story) -> list[str]:
+    """Arguments that may take a single column."""
+    return [key for key in story.arguments() if _rank(story, key) in (None, 1)]
 
 
 def _rank(story: Story, key: str) -> int | None:

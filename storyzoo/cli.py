@@ -142,10 +142,18 @@ def _shared_fit_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--target", metavar="COL", help="the column that is the outcome")
     command.add_argument(
-        "--set", action="append", default=[], metavar="K=V", help="a field of the story; again"
+        "--set",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="a field of the story, any number of times",
     )
     command.add_argument(
-        "--with", action="append", default=[], metavar="K=V", help="a setting of the method; again"
+        "--with",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="a setting of the method, any number of times",
     )
     command.add_argument("--seed", type=int, default=0, metavar="N")
     command.add_argument("--out", metavar="DIR", help="run folder (default: under runs/)")

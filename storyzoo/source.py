@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ def read_card(location: str) -> Card:
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             texts = [ast.get_docstring(tree) or "", ast.get_docstring(node) or ""]
-            return Card("\n\n".join(filter(None, texts)), _fields(node))
+            return Card("\n\n".join(filter(None, texts)), _fields(node, _choices(tree)))
     raise StoryzooError(f"{location}: {spec.origin} has no class {name!r}")
 
 
@@ -52,12 +53,23 @@ def load_class(location: str) -> Any:
     return getattr(found, name)
 
 
-def _fields(node: ast.ClassDef) -> tuple[Field, ...]:
+def _choices(tree: ast.Module) -> dict[str, str]:
+    """Names that a file gives to sets of choices: ``Shape = Literal["full", "tied"]``."""
+    return {
+        line.targets[0].id: ast.unparse(line.value)
+        for line in tree.body
+        if isinstance(line, ast.Assign)
+        and isinstance(line.targets[0], ast.Name)
+        and ast.unparse(line.value).startswith("Literal[")
+    }
+
+
+def _fields(node: ast.ClassDef, choices: Mapping[str, str]) -> tuple[Field, ...]:
     found = []
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
             kind = ast.unparse(line.annotation)
             if not kind.startswith(("ClassVar", "typing.ClassVar")):
                 default = ast.unparse(line.value) if line.value else ""
-                found.append(Field(line.target.id, kind, default))
+                found.append(Field(line.target.id, choices.get(kind, kind), default))
     return tuple(found)

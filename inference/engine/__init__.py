@@ -1,1 +1,1 @@
-"""What the methods share: the density of a story, its structure, its symmetries, its checkpoints."""
+"""What the methods share: a story's density, its structure, its symmetries, checkpoints."""

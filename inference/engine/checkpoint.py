@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
-import tempfile
+import secrets
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,18 +24,17 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Raises RunFolderError where the folder can't be written or the disk is full.
     """
-    handle, name = -1, ""
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as stream:
+        with open(beside, "xb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(name, path)
+        os.replace(beside, path)
     except OSError as error:
-        if name:
-            Path(name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
         reason = error.strerror or str(error)
         raise RunFolderError(
             f"{path}: can't be written ({reason}); choose another --out"
@@ -50,7 +50,8 @@ class Checkpoint:
     def save(self, arrays: Mapping[str, Any]) -> None:
         """Replace the checkpoint."""
         buffer = io.BytesIO()
-        np.savez(buffer, **{name: np.asarray(value) for name, value in arrays.items()})
+        plain: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+        np.savez(buffer, allow_pickle=False, **plain)
         write_atomically(self.path, buffer.getvalue())
 
     def load(self) -> dict[str, np.ndarray] | None:
@@ -89,7 +90,7 @@ def restore_numpy(state: np.ndarray) -> np.random.Generator:
 
 def torch_state(generator: torch.Generator) -> np.ndarray:
     """The state of a torch generator as bytes."""
-    return generator.get_state().numpy()  # type: ignore[no-any-return]
+    return generator.get_state().numpy()
 
 
 def restore_torch(state: np.ndarray) -> torch.Generator:

@@ -25,7 +25,7 @@ from storyzoo.inference.engine.factors import (
     slice_examples,
     slice_local,
 )
-from storyzoo.inference.engine.missing import ObservedMessenger
+from storyzoo.inference.engine.missing import ObservedMessenger, runnable
 from storyzoo.inference.engine.structure import StartMessenger, Structure, defaults
 from storyzoo.inference.engine.tracing import UntraceableError, script, trace_function
 from storyzoo.inference.engine.transforms import to_support
@@ -146,7 +146,7 @@ class LogDensity:
         return self.parts(q).total()
 
     def _gradient_and_value(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.func.grad_and_value(self._value)(q)  # type: ignore[no-any-return]
+        return torch.func.grad_and_value(self._value)(q)
 
     def __call__(self, q: Tensor) -> Tensor:
         """Log density at ``q`` (D,), a scalar in nats; differentiable."""
@@ -201,8 +201,9 @@ class LogDensity:
         return dict(zip(names, self._mapped("deterministic", q), strict=True))
 
     def _deterministic(self, q: Tensor) -> tuple[Tensor, ...]:
+        data = runnable(self.story, self.data)
         trace = run_model(
-            self.story, self.data, self.unflatten(q), self.structure, enumerate_sites=False
+            self.story, data, self.unflatten(q), self.structure, enumerate_sites=False
         )
         sites = self.structure.of_kind("deterministic")
         return tuple(trace.nodes[name]["value"].expand(site.shape) for name, site in sites.items())
@@ -259,7 +260,8 @@ class LogDensity:
         if name not in self._compiled:
             with self._running():
                 self._compile(name)
-        return self._compiled[name]
+        function: Callable[..., Any] = self._compiled[name]
+        return function
 
     def _compile(self, name: str) -> None:
         functions: dict[str, Callable[[Tensor], Any]] = {
@@ -329,8 +331,8 @@ class LogDensity:
             StartMessenger(generator, everywhere=uniform),
             ObservedMessenger(self.structure.missing),
         ):
-            self.story.model(**self.data)
-        nodes = tracer.trace.nodes
+            self.story.model(**runnable(self.story, self.data))
+        nodes: Any = tracer.trace.nodes
         return {name: nodes[name]["value"].detach() for name in self.structure.latents}
 
     def _blame(self, q: Tensor) -> str:

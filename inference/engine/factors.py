@@ -198,7 +198,7 @@ def contract(
             trace.plate_to_symbol[f.name] for f in node["cond_indep_stack"] if f.vectorized
         )
         tree.setdefault(ordinal, []).append(packed)
-    ring = _MaxRing() if hard else _SumRing()
+    ring = _MaxRing() if hard else _SumRing()  # type: ignore[no-untyped-call]
     for ordinal, terms in contract_tensor_tree(tree, enumerated, ring=ring).items():
         for term in terms:
             if of_examples in ordinal:
@@ -237,13 +237,13 @@ def _along(term: Any, symbol: str | None) -> Tensor:
     return term.movedim(place, 0).reshape(term.shape[place], -1).sum(-1)  # type: ignore[no-any-return]
 
 
-class _SumRing(LogRing):  # type: ignore[misc]
+class _SumRing(LogRing):
     """Sums in log space whose gradients stay finite and which functional transforms can see."""
 
     _backend = "storyzoo.inference.engine.logspace"
 
 
-class _MaxRing(LogRing):  # type: ignore[misc]
+class _MaxRing(LogRing):
     """The same message passing with maxima: the best labelling instead of all of them."""
 
     _backend = "storyzoo.inference.engine.maxspace"

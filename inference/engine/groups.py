@@ -15,6 +15,8 @@ from storyzoo.inference.engine.simulation import Simulator
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import build_tree, by_dims, draws_of
 
+WHOLE = "whole"
+"""Dim of size one along which a story without independent examples has its log likelihood."""
 PREDICTIVE_DRAWS = 200
 MOST_ELEMENTS = 8_000_000
 """Elements of a group above which it is left out: 64 MB of float64."""
@@ -52,16 +54,22 @@ def complete(tree: DataTree, target: Target, seed: int) -> tuple[DataTree, list[
     """The tree with every group that applies, and why others are missing, a line each."""
     notes: list[str] = []
     draws = draws_of(target.structure, tree["posterior"])
-    groups: dict[str, Mapping[str, np.ndarray]] = {}
+    datasets: dict[str, Dataset] = {}
     size = tree["posterior"].sizes["chain"] * tree["posterior"].sizes["draw"]
     if size * target.n_examples <= MOST_ELEMENTS:
-        groups |= likelihoods(target, draws, notes)
+        datasets |= likelihoods(target, draws, notes)
     else:
         notes.append(f"no pointwise log likelihood: {size} draws × {target.n_examples} examples")
-    groups |= _predictions(target, draws, seed, notes)
-    added = build_tree(target.structure, groups)
-    datasets = {name: child.to_dataset() for name, child in added.children.items()}
+    predictions = _predictions(target, draws, seed, notes)
+    added = build_tree(target.structure, predictions, dims=_outcome_dims(target))
+    datasets |= {name: child.to_dataset() for name, child in added.children.items()}
     return _joined(tree, datasets | data_groups(target)), notes
+
+
+def _outcome_dims(target: Target) -> dict[str, tuple[str, ...]]:
+    """Dims of what is simulated, by argument: those of the data that it stands for."""
+    declared = target.story.data_dims
+    return {name: declared[name] for name in target.structure.outcomes if name in declared}
 
 
 def _joined(tree: DataTree, groups: Mapping[str, Dataset]) -> DataTree:
@@ -73,25 +81,46 @@ def _joined(tree: DataTree, groups: Mapping[str, Dataset]) -> DataTree:
 
 def likelihoods(
     target: Target, draws: Mapping[str, np.ndarray], notes: list[str]
-) -> dict[str, dict[str, np.ndarray]]:
-    """Pointwise log likelihood ``(chain, draw, example)`` and log prior ``(chain, draw)``, nats."""
+) -> dict[str, Dataset]:
+    """Pointwise log likelihood ``(chain, draw, example)`` and log prior ``(chain, draw)``, nats.
+
+    A story without independent examples is one whole, along a dim of size one.
+    """
     density = target.density(jacobian=False)
     leading = next(iter(draws.values())).shape[:2]
     flat = flat_draws(density, merged(draws))
     groups = {}
     if not target.structure.improper:
-        prior = density.log_prior(flat).detach().cpu().numpy()
-        groups["log_prior"] = {"log_prior": prior.reshape(leading)}
+        prior = density.log_prior(flat).detach().cpu().numpy().reshape(leading)
+        groups["log_prior"] = _by_draw(
+            target, "log_prior", prior - _softmax_basis(target, draws), ()
+        )
     tied = [
         n for n, s in target.structure.discrete.items() if target.story.examples not in s.plates
     ]
     if target.story.examples is not None and tied:
         notes.append(f"no pointwise log likelihood: '{tied[0]}' ties the examples together")
         return groups
-    pointwise = density.log_likelihood(flat).detach().cpu().numpy()
+    pointwise = density.log_likelihood(flat).detach().cpu().numpy().reshape(*leading, -1)
     name = "+".join(target.structure.outcomes) or "data"
-    groups["log_likelihood"] = {name: pointwise.reshape(*leading, -1)}
+    along = target.story.examples or WHOLE
+    groups["log_likelihood"] = _by_draw(target, name, pointwise, (along,))
     return groups
+
+
+def _by_draw(target: Target, name: str, values: np.ndarray, dims: tuple[str, ...]) -> Dataset:
+    labels = {dim: target.structure.coords.get(dim, np.arange(values.shape[-1])) for dim in dims}
+    places = {dim: np.arange(values.shape[i]) for i, dim in enumerate(("chain", "draw"))}
+    return Dataset({name: (("chain", "draw", *dims), values)}, coords=places | labels)
+
+
+def _softmax_basis(target: Target, draws: Mapping[str, np.ndarray]) -> np.ndarray | float:
+    """What the softmax basis adds to the density of constrained parameters: no part of a prior."""
+    added: np.ndarray | float = 0.0
+    for name, site in target.structure.latents.items():
+        if site.softmax_basis:
+            added = added + np.log(draws[name]).sum(axis=tuple(range(2, draws[name].ndim)))
+    return added
 
 
 def _predictions(

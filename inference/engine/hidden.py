@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from storyzoo.errors import RefusedError
 from storyzoo.inference.engine.enumeration import responsibilities
 from storyzoo.inference.engine.factors import ValueMessenger
 from storyzoo.inference.engine.groups import each_draw
-from storyzoo.inference.engine.missing import ObservedMessenger
+from storyzoo.inference.engine.missing import ObservedMessenger, partly_missing
+from storyzoo.inference.engine.simulation import simulated
 from storyzoo.inference.engine.target import Target
 from storyzoo.story import Latents
 
@@ -41,7 +43,7 @@ def impute(target: Target, latents: Latents, rng: np.random.Generator) -> dict[s
 
     By the story's own ``impute`` or, where it has none, by drawing the discrete sites from their
     exact joint posterior and the missing values given them. Raises RefusedError where latents
-    belong to single examples that the fit has not seen.
+    belong to single examples that the fit has not seen, or where a joint event is partly missing.
     """
     if target.story.has("impute"):
         with target.context():
@@ -57,13 +59,25 @@ def impute(target: Target, latents: Latents, rng: np.random.Generator) -> dict[s
         labels = _draw_labels(target, latents)
         with poutine.trace() as tracer, ValueMessenger({**latents, **labels}):
             poutine.uncondition(target.story.model)(**target.data)
-    filled = dict(target.data)
-    for name, site in target.structure.observed.items():
-        if site.argument is not None and site.shape == tuple(target.data[site.argument].shape):
-            seen = target.data[site.argument]
-            drawn = tracer.trace.nodes[name]["value"]
-            filled[site.argument] = torch.where(torch.isnan(seen), drawn, seen)
-    return filled
+    _refuse_joint(target, tracer.trace.nodes)
+    drawn = simulated(tracer.trace, target.structure, target.data)
+    whole = {
+        name: torch.where(torch.isnan(seen), drawn[name], seen)
+        for name, seen in target.data.items()
+        if name in drawn
+    }
+    return {**target.data, **whole}
+
+
+def _refuse_joint(target: Target, nodes: Any) -> None:
+    """A joint event that is partly missing would need its conditional distribution."""
+    for name in target.structure.observed:
+        row = partly_missing(nodes[name]["fn"], nodes[name]["infer"]["obs"])
+        if row is not None:
+            raise RefusedError(
+                f"{target.story.name}: site '{name}', row {row} is partly missing, but one joint "
+                "event; give the story an `impute` hook"
+            )
 
 
 def _draw_labels(target: Target, latents: Latents) -> dict[str, Tensor]:
@@ -72,12 +86,12 @@ def _draw_labels(target: Target, latents: Latents) -> dict[str, Tensor]:
         return {}
 
     def given() -> None:
-        with ObservedMessenger(target.structure.missing):
-            with poutine.condition(data=dict(latents)):
-                target.story.model(**target.data)
+        with ObservedMessenger(target.structure.missing), poutine.condition(data=dict(latents)):
+            target.story.model(**target.data)
 
     first = -1 - target.structure.max_plate_nesting
     sampled = infer_discrete(config_enumerate(given, default="parallel"), first)
     with poutine.trace() as tracer:
         sampled()
-    return {name: tracer.trace.nodes[name]["value"] for name in target.structure.discrete}
+    nodes: Any = tracer.trace.nodes
+    return {name: nodes[name]["value"] for name in target.structure.discrete}

@@ -49,8 +49,12 @@ class Info:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The info that :meth:`as_dict` gave, after a round through JSON."""
         known = {f.name for f in fields(cls)}
-        plain = {name: value for name, value in values.items() if name in known}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()})
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+            if name in known
+        }
+        return cls(**plain)
 
 
 class Outcome(NamedTuple):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from storyzoo.errors import DataError
+from storyzoo.story import Story
 
 
 class ObservedMessenger(Messenger):
@@ -78,6 +79,14 @@ def filled(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def runnable(story: Story, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data that a model runs on where only its latents are read, not its likelihood.
+
+    A story with its own marginal likelihood need not bear NaN in its model.
+    """
+    return filled(data) if story.has("marginal") else data
+
+
 def _fill(value: Tensor) -> Tensor:
     """Holes filled by the median of what is observed: an element, and so in the data's support."""
     return torch.where(torch.isnan(value), value.nanmedian().nan_to_num(), value)
@@ -88,8 +97,8 @@ def _masked(site: str, fn: Any, value: Tensor) -> tuple[Any, Tensor]:
     observed, finite = ~torch.isnan(value), _fill(value)
     if hasattr(fn, "mask_missing"):
         return fn.mask_missing(observed), finite
-    if isinstance(fn, dist.Independent) and fn.base_dist.event_dim == 0:
-        base = fn.base_dist.mask(observed)
+    if isinstance(fn, dist.Independent):
+        base, _ = _masked(site, fn.base_dist, value)
         return base.to_event(fn.reinterpreted_batch_ndims), finite
     if fn.event_dim == 0:
         return fn.mask(observed), finite

@@ -69,11 +69,13 @@ def elpd_loo(tree: xr.DataTree, kind: str) -> Loo | None:
     Draws of the posterior (``kind="draws"``) get the weights ``1 / p(y_n | theta_s)``; draws of
     an approximation get ``p(theta_s) / (q(theta_s) p(y_n | theta_s))``, since the plain score
     rewards an approximation for being too narrow. None for a point, and where the tree has no log
-    likelihood (or an approximation no densities of its draws).
+    likelihood (or an approximation no densities of its draws), or that of a single example.
     """
     if kind == "point" or "log_likelihood" not in tree.children:
         return None
     log_likelihood = _by_example(tree["log_likelihood"].dataset)
+    if log_likelihood.size == log_likelihood.sizes["chain"] * log_likelihood.sizes["draw"]:
+        return None
     correction: Array = np.zeros(1)
     r_eff = 1.0
     if kind == "approximation":
@@ -98,10 +100,10 @@ def _leave_one_out(log_likelihood: xr.DataArray, correction: Array, r_eff: float
         scores[:, n] = _leave_out(column, correction, r_eff)
     seen = ~np.isnan(columns).any(axis=0)  # NaN stands for a value that was never observed
     elpd = scores[0, seen]
-    known = bool(elpd.size) and bool(np.isfinite(elpd).all())
+    known = elpd.size > 1 and bool(np.isfinite(elpd).all())
     return Loo(
         value=float(elpd.sum()) if elpd.size else float("nan"),
-        se=float(np.sqrt(elpd.size * np.var(elpd))) if known else float("nan"),
+        se=float(np.sqrt(elpd.size * np.var(elpd, ddof=1))) if known else float("nan"),
         pointwise=example.copy(data=scores[0].reshape(example.shape)),
         k_hats=example.copy(data=scores[1].reshape(example.shape)),
         threshold=k_threshold(n_draws),

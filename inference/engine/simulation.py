@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from storyzoo.errors import RefusedError
 from storyzoo.inference.engine.factors import ValueMessenger, slice_examples
+from storyzoo.inference.engine.missing import is_part
+from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.story import Latents
 
@@ -33,6 +34,9 @@ class Simulator:
 
     def refuses(self) -> str | None:
         """Why nothing can be simulated; None where it can."""
+        for name, site in self.structure.observed.items():
+            if site.argument is None:
+                return f"site '{name}' observes something computed from the data"
         if self.reads_past and not self.story.has("step"):
             return "the model reads earlier observed values; give the story a `step`"
         return None
@@ -50,7 +54,8 @@ class Simulator:
         """One data set by argument of the model: ``n`` examples, or as many as the data hold.
 
         Latents of single examples are drawn anew for a new size. Covariates of a new size are
-        rows of the data at hand, drawn with replacement. Raises RefusedError with the reason.
+        rows of the data at hand, drawn with replacement. A story that names no examples is one
+        whole, which gets a new length only by its ``step``. Raises RefusedError with the reason.
         """
         sites, given = self.sites(latents, rng, n)
         return {name: sites.get(name, value) for name, value in given.items()}
@@ -60,6 +65,8 @@ class Simulator:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Every simulated value by site, the outcomes by argument too; and the data given."""
         reason = self.refuses()
+        if reason is None and n is not None and not self._resizes:
+            reason = "it names no independent examples, so its data have just the size at hand"
         if reason is not None:
             raise RefusedError(f"{self.story.name} can't be simulated: {reason}")
         with self.target.context():
@@ -68,8 +75,7 @@ class Simulator:
             if self.reads_past:
                 return {self.structure.outcomes[0]: self._walk(latents, n)}, given
             kept = latents if n is None else self._of_all_examples(latents)
-            values = self._run(kept, given)
-        return values | self._by_argument(values), given
+            return self._run(kept, given), given
 
     def prior(self, rng: np.random.Generator) -> dict[str, Any]:
         """Latents and data of the size at hand, drawn together from the prior; by site."""
@@ -78,14 +84,17 @@ class Simulator:
             raise RefusedError(f"{self.story.name} has no prior draws: {reason}")
         with self.target.context():
             torch.manual_seed(int(rng.integers(2**31)))
-            if not self.reads_past:
-                values = self._run({}, self._placeholders(None, rng))
-                return values | self._by_argument(values)
             values = self._run({}, self._placeholders(None, rng))
+            if not self.reads_past:
+                return values
             latents = {name: values[name] for name in self.structure.latents}
             return latents | {self.structure.outcomes[0]: self._walk(latents, None)}
 
     # -- parts ---------------------------------------------------------------------------
+
+    @property
+    def _resizes(self) -> bool:
+        return self.reads_past or self.story.examples is not None
 
     def _of_all_examples(self, latents: Latents) -> dict[str, Tensor]:
         return {k: v for k, v in latents.items() if k not in self.structure.local}
@@ -93,23 +102,11 @@ class Simulator:
     def _run(self, latents: Latents, given: Mapping[str, Any]) -> dict[str, Tensor]:
         with poutine.trace() as tracer, ValueMessenger(latents):
             poutine.uncondition(self.story.model)(**given)
-        return {
-            name: tracer.trace.nodes[name]["value"].detach()
-            for name in self.structure.sites
-            if name in tracer.trace.nodes
+        nodes: Any = tracer.trace.nodes
+        values = {
+            name: nodes[name]["value"].detach() for name in self.structure.sites if name in nodes
         }
-
-    def _by_argument(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What was simulated, by the argument that would observe it."""
-        outcomes = {}
-        for argument in self.structure.outcomes:
-            names = [n for n, s in self.structure.observed.items() if s.argument == argument]
-            pieces = [values[name] for name in names if name in values]
-            if len(pieces) == 1:
-                outcomes[argument] = pieces[0]
-            elif pieces:
-                outcomes[argument] = torch.stack(pieces)
-        return outcomes
+        return values | simulated(tracer.trace, self.structure, given)
 
     def _placeholders(self, n: int | None, rng: np.random.Generator) -> dict[str, Any]:
         """Data of the wanted size: zeros for what is observed, rows at hand for what is given."""
@@ -125,8 +122,19 @@ class Simulator:
         return {**data, **zeros}
 
     def _walk(self, latents: Latents, n: int | None) -> Tensor:
-        """A sequence by the story's step: each observation is read by the next."""
-        length = n or self.target.data[self.structure.outcomes[0]].shape[0]
+        """Sequences by the story's step: each observation is read by the next.
+
+        One of length ``n`` or, where the examples are sequences, ``n`` of the length at hand.
+        """
+        outcome = self.structure.outcomes[0]
+        dims, shape = self.story.data_dims.get(outcome, ()), self.target.data[outcome].shape
+        if self.story.examples not in dims:
+            return self._sequence(latents, n or shape[0])
+        axis = dims.index(self.story.examples)
+        length = next(size for place, size in enumerate(shape) if place != axis)
+        return torch.stack([self._sequence(latents, length) for _ in range(n or shape[axis])], axis)
+
+    def _sequence(self, latents: Latents, length: int) -> Tensor:
         state: Any = None
         observations = []
         for _ in range(length):
@@ -148,10 +156,31 @@ class Simulator:
         latents = self.target.density().draw(generator, uniform=True)
         runs = []
         for given in (first, second):
-            pyro.set_rng_seed(1)
+            torch.manual_seed(1)
             runs.append(self._run(latents, given))
         return any(
             not torch.equal(runs[0][name], runs[1][name])
             for name in self.structure.observed
             if name in runs[0] and name in runs[1]
         )
+
+
+def simulated(trace: Any, structure: Structure, given: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What an unconditioned run drew, by the argument that would observe it.
+
+    A site that observes a part of an argument (a column, a step in time) fills just that part.
+    """
+    outcomes: dict[str, Tensor] = {}
+    for name, site in structure.observed.items():
+        if site.argument is None or name not in trace.nodes:
+            continue
+        whole, node = given[site.argument], trace.nodes[name]
+        drawn, place = node["value"].detach(), node["infer"]["obs"]
+        if not is_part(place, whole):  # the same in another dtype
+            outcomes[site.argument] = drawn
+            continue
+        if site.argument not in outcomes:
+            outcomes[site.argument] = whole.to(torch.result_type(whole, drawn), copy=True)
+        outcome = outcomes[site.argument]
+        outcome.as_strided(place.shape, place.stride(), place.storage_offset()).copy_(drawn)
+    return outcomes

@@ -15,7 +15,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from storyzoo.errors import DataError, StoryError, StoryzooError
-from storyzoo.inference.engine.missing import ObservedMessenger, filled, has_missing
+from storyzoo.inference.engine.missing import ObservedMessenger, filled, has_missing, runnable
 from storyzoo.inference.engine.transforms import to_support
 from storyzoo.story import Data, Story
 
@@ -156,7 +156,7 @@ def defaults(dtype: torch.dtype, device: str, validate: bool = False) -> Iterato
 
 
 def structure_of(
-    story: Story, data: Data, coords: Mapping[str, Sequence[Any]] | None = None
+    story: Story, data: Data, coords: Mapping[str, Sequence[Any] | np.ndarray] | None = None
 ) -> Structure:
     """Run the model once under a prior draw and read off its sites.
 
@@ -188,15 +188,14 @@ def structure_of(
 
 
 def _first_run(story: Story, data: Data) -> Any:
-    """Trace of the model; a story with its own marginal likelihood need not run on NaN."""
-    known = filled(data) if story.has("marginal") else data
+    known = runnable(story, data)
     try:
         return _run(story, known)
     except StoryzooError:
         raise
     except Exception as error:  # whatever a user's model raises is told in one line
-        if has_missing(known) and _runs(story, filled(known)):
-            refuse_missing(data, story.arguments())
+        if has_missing(known):
+            _blame_missing(story, known)
         reason = " ".join(str(error).split())[:300]
         raise StoryError(
             f"{story.name}: the model fails on these data ({type(error).__name__}: {reason})"
@@ -214,24 +213,26 @@ def _run(story: Story, data: Data) -> Any:
     return tracer.trace
 
 
-def _runs(story: Story, data: Data) -> bool:
+def _blame_missing(story: Story, data: Data) -> None:
+    """Raise DataError where the model runs on the data with their holes filled."""
     try:
-        _run(story, data)
-    except Exception:
-        return False
-    return True
+        trace = _run(story, filled(data))
+    except Exception:  # then it is not the holes that it fails on
+        return
+    observed = {node["infer"].get("observes") for node in trace.nodes.values() if "infer" in node}
+    refuse_missing(data, sorted(story.arguments(), key=lambda name: name in observed))
 
 
 def refuse_missing(data: Data, arguments: Iterable[str]) -> None:
-    """Raise DataError where one of the arguments, which the model reads as given, holds NaN."""
+    """Raise DataError where one of the arguments, which the model reads, holds NaN."""
     for name in arguments:
         value = data.get(name)
         if isinstance(value, Tensor) and value.is_floating_point() and bool(value.isnan().any()):
             row, *others = (int(i) + 1 for i in value.isnan().nonzero()[0]) if value.dim() else (1,)
             place = f"row {row}" + "".join(f", column {column}" for column in others)
             raise DataError(
-                f"argument '{name}': missing value at {place}; the model reads '{name}' as "
-                "given, so drop the row or fill it in"
+                f"argument '{name}': missing value at {place}; the model reads '{name}', "
+                "so drop the row or fill it in"
             )
 
 
@@ -320,7 +321,10 @@ def count_examples(story: Story, data: Data) -> int:
 
 
 def _coords(
-    story: Story, data: Data, sites: Mapping[str, Site], given: Mapping[str, Sequence[Any]]
+    story: Story,
+    data: Data,
+    sites: Mapping[str, Site],
+    given: Mapping[str, Sequence[Any] | np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Coordinates of every dim: as given, as those of the dim it pairs with, or counted."""
     sizes: dict[str, int] = {}

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from storyzoo.errors import DataError, SettingError
+from storyzoo.errors import SettingError
 from storyzoo.inference.engine.density import LogDensity
 from storyzoo.inference.engine.factors import slice_examples
 from storyzoo.inference.engine.structure import (
@@ -64,9 +63,9 @@ class Target:
         rows = torch.as_tensor(np.asarray(index), dtype=torch.long)
         data = slice_examples(self.story, self.data, rows)
         with self.context():
-            labels = {k: v for k, v in self.structure.coords.items() if k != self.story.examples}
-            if self.story.examples in self.structure.coords:
-                labels[self.story.examples] = self.structure.coords[self.story.examples][rows]
+            labels = dict(self.structure.coords)
+            if self.story.examples in labels:
+                labels[self.story.examples] = labels[self.story.examples][rows.numpy()]
             return replace(self, data=data, structure=structure_of(self.story, data, labels))
 
 
@@ -75,7 +74,7 @@ def make_target(
     arrays: Mapping[str, Any],
     *,
     device: str = "cpu",
-    coords: Mapping[str, Sequence[Any]] | None = None,
+    coords: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
 ) -> Target:
     """Cast the data to the story's dtype and device, check them, and read off the structure.
 

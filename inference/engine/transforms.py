@@ -31,7 +31,7 @@ class LowerCholeskyVector(Transform):
         self._on_diagonal = torch.tensor(self._rows) == torch.tensor(self._columns)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.size == other.size  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.size == other.size
 
     def _diagonal(self, x: Tensor) -> Tensor:
         return self._on_diagonal.to(x.device)
@@ -80,10 +80,10 @@ class CovarianceVector(Transform):
         self._cholesky = LowerCholeskyVector(size)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.size == other.size  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.size == other.size
 
     def _call(self, x: Tensor) -> Tensor:
-        factor = self._cholesky(x)
+        factor: Tensor = self._cholesky(x)
         return factor @ factor.mT
 
     def _inverse(self, y: Tensor) -> Tensor:
@@ -115,4 +115,5 @@ def to_support(support: Any, event_shape: torch.Size) -> Transform:
         return CovarianceVector(event_shape[-1])
     if inner is constraints.lower_cholesky:
         return LowerCholeskyVector(event_shape[-1])
-    return biject_to(support)
+    transform: Transform = biject_to(support)
+    return transform

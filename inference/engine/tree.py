@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import arviz_base
 import numpy as np
-from xarray import DataTree, Dataset
+from xarray import DataArray, Dataset, DataTree
 
 from storyzoo.inference.engine.structure import Structure
 
@@ -30,20 +30,26 @@ def by_dims(structure: Structure, values: Arrays, leading: int) -> dict[str, np.
     }
 
 
-def build_tree(structure: Structure, groups: Mapping[str, Arrays]) -> DataTree:
-    """A tree of named groups, dims and coords read off the structure."""
-    dims = {name: list(site.dims) for name, site in structure.sites.items()}
-    tree = arviz_base.from_dict(
+def build_tree(
+    structure: Structure,
+    groups: Mapping[str, Arrays],
+    dims: Mapping[str, Sequence[str]] | None = None,
+) -> DataTree:
+    """A tree of named groups, dims and coords read off the structure; ``dims`` go before."""
+    by_site = {name: list(site.dims) for name, site in structure.sites.items()}
+    tree: DataTree = arviz_base.from_dict(
         {name: dict(group) for name, group in groups.items()},
-        coords={name: values for name, values in structure.coords.items()},
-        dims=dims,
+        coords=dict(structure.coords),
+        dims=by_site | {name: list(own) for name, own in (dims or {}).items()},
     )
     for group in tree.children.values():
         group.attrs = {}  # the time of creation would make equal runs differ
     return tree
 
 
-def draws_of(structure: Structure, posterior: Dataset | DataTree) -> dict[str, np.ndarray]:
+def draws_of(
+    structure: Structure, posterior: Dataset | DataTree | DataArray
+) -> dict[str, np.ndarray]:
     """The posterior's draws in the model's shapes: ``(chain, draw, *shape)`` by latent site."""
     return {
         name: np.asarray(posterior[name].values).reshape(

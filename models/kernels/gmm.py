@@ -13,8 +13,8 @@ Squares about one common shift cancel where a component is very narrow for the m
 then each block is centred on each component instead, in float64, which costs several times more.
 
 Moments are about each component's own location, the ``origin``, so that the M-step has nothing to
-cancel; ``origin`` and ``rows`` travel with them and everything adds up over chunks. A caller that
-runs chunks in threads gives each thread one intra-op thread (`torch.set_num_threads(1)` in it).
+cancel; ``origin`` and ``rows`` travel with them and everything adds up over chunks, which a caller
+may run in threads of its own: blocks are too small to be worth sharing out within one.
 
 Source: Dempster, Laird and Rubin (1977), JRSS B 39(1); with missing values Ghahramani and Jordan
 (1994), NIPS 6.
@@ -22,7 +22,8 @@ Source: Dempster, Laird and Rubin (1977), JRSS B 39(1); with missing values Ghah
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -80,7 +81,7 @@ def expect(mixture: Mixture, y: Tensor, hard: bool) -> tuple[Tensor, dict[str, T
     ``seen`` (K, D) counts the observed values. With ``hard`` each row belongs to its best
     component alone and the log likelihood is the joint one at that label.
     """
-    with torch.no_grad():
+    with torch.no_grad(), one_thread():
         mixture = _in_double(mixture)
         if mixture.covariance is None:
             moments = _independent(mixture, y, hard)
@@ -101,6 +102,20 @@ def expect(mixture: Mixture, y: Tensor, hard: bool) -> tuple[Tensor, dict[str, T
         if mixture.covariance is not None and len(mixture.covariance) < len(mixture.loc):
             statistics["second"] = moments.second.sum(0)
         return moments.log_likelihood, statistics
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """No threads within an operation, where they would wait for each other at every block."""
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _in_double(mixture: Mixture) -> Mixture:

@@ -71,10 +71,18 @@ def forest(fits: Sequence[Fitted], names: Sequence[str], reference: Fitted) -> l
     """
     posterior = reference.tree["posterior"].to_dataset()
     found = [fit.tree["posterior"].to_dataset() for fit in fits]
-    panels: list[Panel] = []
+    against = f"difference from {plain(_name_of(reference, fits, names), 24)}, in sd"
+    own_units, differences = [], []
     for site in posterior.data_vars:
-        if posterior[site].dtype.kind == "f" and not _is_local(reference, str(site)):
-            panels += _panels(posterior[site], [_like(posterior[site], one) for one in found])
+        values = posterior[site]
+        if values.dtype.kind != "f" or _is_local(reference, str(site)):
+            continue
+        answers = [_like(values, one) for one in found]
+        if _is_long(values):
+            differences.append(_differences(values, answers, against))
+        else:
+            own_units += _panels(values, answers)
+    panels = (*own_units, *differences)[:PANELS]
     keys = tuple(
         Key(shape(i), series(i), name + (" (point)" if fit.method.kind == "point" else ""))
         for i, (name, fit) in enumerate(zip(names, fits, strict=True))
@@ -83,7 +91,17 @@ def forest(fits: Sequence[Fitted], names: Sequence[str], reference: Fitted) -> l
         "Bars are 89 % and 50 % intervals, marks are means; a point estimate has no bar. "
         f"Of sites with many numbers the {ROWS} on which the fits differ most are drawn."
     )
-    return [Figure("forest", "", caption, tuple(panels[:PANELS]), keys)] if panels else []
+    return [Figure("forest", "", caption, panels, keys)] if panels else []
+
+
+def _name_of(reference: Fitted, fits: Sequence[Fitted], names: Sequence[str]) -> str:
+    return next((name for fit, name in zip(fits, names, strict=True) if fit is reference), "")
+
+
+def _is_long(values: DataArray) -> bool:
+    """Whether a site has more numbers than can be drawn in their own units."""
+    sizes = [values.sizes[dim] for dim in _dims(values)]
+    return len(sizes) > 2 or sizes[:1] > [ROWS] or sizes[1:] > [COLUMNS]
 
 
 def _is_local(fit: Fitted, site: str) -> bool:
@@ -111,20 +129,18 @@ def _dims(values: DataArray) -> list[str]:
 
 
 def _panels(values: DataArray, answers: Sequence[DataArray | None]) -> list[Panel]:
+    """A panel for the site, or one for each label of its second dim."""
     dims = _dims(values)
-    if len(dims) == 2 and values.sizes[dims[1]] <= COLUMNS and values.sizes[dims[0]] <= ROWS:
-        labels = values.coords[dims[1]].values
-        return [
-            _panel(
-                f"{values.name}[·, {label}]",
-                values.isel({dims[1]: place}),
-                [None if one is None else one.isel({dims[1]: place}) for one in answers],
-            )
-            for place, label in enumerate(labels)
-        ]
-    if len(dims) <= 1 and values.sizes.get(dims[0] if dims else "", 1) <= ROWS:
+    if len(dims) < 2:
         return [_panel(str(values.name), values, answers)]
-    return [_differences(values, answers)]
+    return [
+        _panel(
+            f"{values.name}[·, {label}]",
+            values.isel({dims[1]: place}),
+            [None if one is None else one.isel({dims[1]: place}) for one in answers],
+        )
+        for place, label in enumerate(values.coords[dims[1]].values)
+    ]
 
 
 def _panel(title: str, values: DataArray, answers: Sequence[DataArray | None]) -> Panel:
@@ -139,31 +155,31 @@ def _panel(title: str, values: DataArray, answers: Sequence[DataArray | None]) -
     return replace(canvas.panel(f"{title} by fit."), title=plain(title, 48))
 
 
-def _differences(values: DataArray, answers: Sequence[DataArray | None]) -> Panel:
-    """The numbers on which the fits differ most, less the reference's mean, in its sd."""
-    names, draws = elements_of(Dataset({values.name: values}))
-    flat = draws.reshape(len(names), -1)
-    known = [elements_of(Dataset({values.name: one}))[1] for one in answers if one is not None]
-    shaped = [one.reshape(len(one), -1) for one in known if len(one) == len(names)]
-    centre = flat.mean(1)[:, None]
-    widest = np.max([one.std(1) for one in shaped], axis=0)
-    scale = np.where(flat.std(1) > 0, flat.std(1), np.where(widest > 0, widest, 1.0))[:, None]
-    means = np.stack([(one.mean(1) - centre[:, 0]) / scale[:, 0] for one in shaped])
+def _differences(values: DataArray, answers: Sequence[DataArray | None], against: str) -> Panel:
+    """The numbers on which the fits differ most, less the reference's mean, in its sd.
+
+    A reference that is a point lends its centre; the widest of the others then lends its sd.
+    """
+    names, draws = _elements(values)
+    flat = [None if one is None else _elements(one) for one in answers]
+    known = [None if one is None or one[0] != names else one[1] for one in flat]
+    widest = np.max([one.std(1) for one in known if one is not None], axis=0)
+    scale = np.where(draws.std(1) > 0, draws.std(1), np.where(widest > 0, widest, 1.0))[:, None]
+    apart = [None if one is None else (one - draws.mean(1)[:, None]) / scale for one in known]
+    means = np.stack([one.mean(1) for one in apart if one is not None])
     chosen = np.sort(np.argsort(-np.ptp(means, axis=0), kind="stable")[:ROWS])
-    drawn: list[Array | None] = []
-    for one in answers:
-        mine = None if one is None else elements_of(Dataset({values.name: one}))[1]
-        fits_in = mine is not None and len(mine) == len(names)
-        drawn.append(
-            np.asarray((mine.reshape(len(names), -1) - centre) / scale, dtype=np.float64)[chosen]
-            if mine is not None and fits_in
-            else None
-        )
     labels = [names[i].removeprefix(f"{values.name}[").removesuffix("]") for i in chosen]
+    drawn = [None if one is None else one[chosen] for one in apart]
     canvas = _rows([plain(label, 30) for label in labels], drawn)
     canvas.axes.axvline(0, color=colour("axis"), lw=0.8, zorder=0)
-    canvas.axes.set_xlabel("difference from the fit that others are held against, sd")
+    canvas.axes.set_xlabel(against)
     return replace(canvas.panel(f"{values.name} by fit."), title=plain(values.name, 48))
+
+
+def _elements(values: DataArray) -> tuple[tuple[str, ...], Array]:
+    """Names of the numbers, a symmetric matrix's counted once, and ``(number, draw)``."""
+    names, draws = elements_of(Dataset({values.name: values}))
+    return names, draws.reshape(len(names), -1)
 
 
 def _flat(values: DataArray) -> Array:
@@ -189,7 +205,7 @@ def _rows(labels: Sequence[str], answers: Sequence[Array | None]) -> Canvas:
     return canvas
 
 
-def _draw(canvas: Canvas, rows: Array, answer: Array, place: int) -> None:
+def _draw(canvas: Canvas, rows: NDArray[np.floating[Any]], answer: Array, place: int) -> None:
     """One fit: a mark at the mean and, of draws, the 89 % and 50 % intervals."""
     tint = colour(series(place))
     if answer.shape[1] > 1:

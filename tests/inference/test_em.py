@@ -152,7 +152,10 @@ def test_known_optima_of_the_likelihood(data: str, k: int, best: float, mirror: 
     target = scaled(GaussianMixture(n_components=k), table.to_numpy())
     info = info_of(run(target, EM(restarts=30, objective="likelihood")))
     assert not info.degenerate[info.best]
-    assert info.objectives[info.best] == pytest.approx(best, abs=1e-3)
+    assert any(value == pytest.approx(best, abs=1e-3) for value in info.objectives)
+    # On faithful three components have a sane mode that is higher still, at -1114.440.
+    higher = {("faithful", 3): -1114.440}.get((data, k), best)
+    assert info.objectives[info.best] == pytest.approx(higher, abs=1e-3)
 
 
 KMEANS_ORACLES = [
@@ -168,14 +171,14 @@ def test_known_optima_of_k_means(data: str, k: int, best: float, mirror: Path) -
     dataset = load(data)
     y = dataset.table if dataset.table is not None else next(iter(dataset.arrays.values()))
     flat = np.asarray(y, dtype=float).reshape(len(y), -1)
-    story = KMeans(n_clusters=k)
-    target = make_target(story, {"y": flat})
-    outcome = run(target, EM(restarts=40, hard=True))
+    target = make_target(KMeans(n_clusters=k), {"y": flat})
+    outcome = run(target, EM(restarts=150 if data == "digits" else 40, hard=True))
     loc = torch.as_tensor(outcome.tree["posterior"]["loc"].values[0, 0])
-    inertia = torch.cdist(target.data["y"], loc).square().min(1).values.sum()
-    assert float(inertia) <= best + 1e-3 * max(1.0, best / 1e4)
-    if data != "digits":
-        assert float(inertia) == pytest.approx(best, abs=1e-3)
+    inertia = float(torch.cdist(target.data["y"], loc).square().min(1).values.sum())
+    if data == "digits":  # 1165131.65 has been reached as well
+        assert inertia <= best + 0.1
+    else:
+        assert inertia == pytest.approx(best, abs=1e-3)
 
 
 def test_a_degenerate_component_is_named_and_never_best() -> None:
@@ -228,11 +231,11 @@ class StopAfter(Progress):
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    target = CASES[0].target()
+    target = scaled(GaussianMixture(n_components=3), load("iris").table.to_numpy())
     method, checkpoint = EM(restarts=3), Checkpoint(tmp_path / "checkpoint.npz")
     whole = run(target, method)
     cut = method.run(target, seed=0, progress=StopAfter(5), checkpoint=checkpoint)
-    assert cut.info.cut_short and cut.info.gradient_evaluations < 25
+    assert cut.info.cut_short and cut.info.gradient_evaluations <= 18
     rest = Climb(method, target, 0, checkpoint)
     already = rest.passes
     resumed = run(target, method, checkpoint=checkpoint)
@@ -243,7 +246,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
-    target, checkpoint = CASES[0].target(), Checkpoint(tmp_path / "checkpoint.npz")
+    target = scaled(GaussianMixture(n_components=3), load("iris").table.to_numpy())
+    checkpoint = Checkpoint(tmp_path / "checkpoint.npz")
     EM(restarts=3).run(target, seed=0, progress=StopAfter(3), checkpoint=checkpoint)
     with pytest.raises(RunFolderError, match="other settings"):
         run(target, EM(restarts=4), checkpoint=checkpoint)

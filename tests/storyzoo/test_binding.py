@@ -81,6 +81,12 @@ def test_target_wins_over_a_column_of_the_arguments_name() -> None:
     assert bound.columns == {"x": ("y",), "y": ("b",)}
 
 
+def test_a_sets_own_target_is_for_stories_that_have_an_outcome() -> None:
+    data = Dataset("toy", pd.DataFrame({"a": [1.0], "b": [2.0]}), target="b")
+    assert bind(Regression(), data).columns == {"x": ("a",), "y": ("b",)}
+    assert bind(Points(), data).columns == {"y": ("a", "b")}
+
+
 def test_plain_mapping_of_anything() -> None:
     bound = bind(
         Regression(),

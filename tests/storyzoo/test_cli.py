@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -384,3 +386,19 @@ def test_a_single_new_row_is_scored(run_folder: Path, capsys: Output) -> None:
     for command in ("score", "latent"):
         assert main([command, str(run_folder), "--data", "one.csv"]) == 0
         assert len(lines(capsys)) == 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_drawn() -> None:
+    argv = "fit eight-schools --data eight-schools --method nuts --with draws=20000 --out run"
+    with subprocess.Popen(
+        [sys.executable, "-m", "storyzoo", *argv.split()], start_new_session=True
+    ) as running:
+        while not Path("run/fit.json").exists():
+            time.sleep(0.5)
+        time.sleep(45)
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+        assert running.wait(timeout=120) == 130
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["cut_short"]
+    assert Path("run/report.html").exists() and Path("run/draws.nc").exists()
