@@ -280,7 +280,8 @@ class Climb:
         if str(state["fingerprint"]) != self.fingerprint:
             assert self.checkpoint is not None
             raise RunFolderError(
-                f"{self.checkpoint.path}: belongs to a run with other settings; choose another --out"
+                f"{self.checkpoint.path}: belongs to a run with other settings; "
+                "choose another --out"
             )
         self.passes = int(state["passes"])
         return [self._restored(state, i) for i in range(self.method.restarts)]

@@ -46,6 +46,8 @@ FIRST = 30
 """Parameters that the page shows at once."""
 FOLDED = 270
 """Parameters that it shows on request."""
+LONGEST = 72
+"""Characters of a name up to which the table shows it in full."""
 R_HAT, ESS_PER_CHAIN = 1.01, 100
 """Beyond these a row of the table is marked, as the verdict's checks do."""
 
@@ -129,6 +131,8 @@ class Row(NamedTuple):
     """One parameter as the table shows it."""
 
     label: str
+    whole: str
+    """The label in full, where it is too long to be shown."""
     mean: str
     sd: str
     interval: str
@@ -336,7 +340,8 @@ def row_of(scalar: Scalar) -> Row:
     low, high = (rounded(end, 2 * scalar.mcse) for end in (scalar.low, scalar.high))
     known = math.isfinite(scalar.sd)
     return Row(
-        label=plain(scalar.label),
+        label=plain(scalar.label, LONGEST),
+        whole=plain(scalar.label) if len(scalar.label) > LONGEST else "",
         mean=rounded(scalar.mean, scalar.mcse, digits=4),
         sd=rounded(scalar.sd, scalar.mcse),
         interval=f"{low} … {high}" if known else "–",

@@ -104,14 +104,10 @@ def report(options: argparse.Namespace) -> int:
 
 
 def _page_of_several(fits: list[Fit]) -> str:
-    from storyzoo.reports.compare import choose_best, compare_table
     from storyzoo.reports.page import compare_page
-    from storyzoo.run import Comparison, align
+    from storyzoo.run import compared
 
-    best, reason = choose_best(fits)
-    told = dict.fromkeys(f"{fit.story.name} on {fit.data_name}" for fit in fits)
-    table = compare_table(fits, align=align)
-    return compare_page(Comparison(fits, table, best, reason, title="; ".join(told)))
+    return compare_page(compared(fits))
 
 
 def simulate(options: argparse.Namespace) -> int:

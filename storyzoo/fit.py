@@ -26,7 +26,7 @@ from storyzoo.inference.engine.simulation import Simulator
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target, make_target
 from storyzoo.inference.engine.tree import draws_of
-from storyzoo.models import STORIES, load_story
+from storyzoo.models import load_story, story_entries
 from storyzoo.reports.page import fit_page
 from storyzoo.reports.verdict import Verdict, judge
 from storyzoo.settings import with_settings
@@ -189,7 +189,9 @@ class Fit:
         bound = bind(self.story, data, self.description["data"].get("target"))
         self._check_columns(bound)
         arrays = bound.arrays if bound.standardised else self.units.standard(bound.arrays)
-        return make_target(self.story, arrays, device=self.target.device, coords=bound.coords)
+        return make_target(
+            self.story, arrays, device=self.target.device, coords=bound.coords, to_fit=False
+        )
 
     def _check_columns(self, bound: Bound) -> None:
         for name, dims in self.story.data_dims.items():
@@ -277,23 +279,20 @@ class Fit:
 def stored_story(description: Mapping[str, Any], path: Path) -> Story:
     """The registered story that a run was of; RunFolderError where it isn't registered."""
     name = description["story"]["name"]
-    if name not in STORIES and description["story"].get("class", "").startswith("storyzoo."):
-        raise RunFolderError(f"{path}: story '{name}' is unknown to this version of storyzoo")
-    if not description["story"]["registered"]:
+    entry = story_entries().get(name)
+    if entry is None or entry.location != description["story"]["class"]:
         raise RunFolderError(
-            f"{path}: story '{name}' is not registered; load it in Python by Fit.load(folder, story)"
+            f"{path}: story '{name}' is not registered here; load it in Python by "
+            "Fit.load(folder, story)"
         )
     return with_settings(load_story(name), description["story"]["fields"])
 
 
 def describe_story(story: Story) -> dict[str, Any]:
-    """A story as ``fit.json`` keeps it: its name and its fields."""
-    entry = STORIES.get(story.name)
-    own = f"{type(story).__module__}:{type(story).__qualname__}"
+    """A story as ``fit.json`` keeps it: its name, where its class is, and its fields."""
     return {
         "name": story.name,
-        "class": own,
-        "registered": entry is not None and entry.location == own,
+        "class": f"{type(story).__module__}:{type(story).__qualname__}",
         "fields": {f.name: getattr(story, f.name) for f in fields(story)},
     }
 

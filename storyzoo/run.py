@@ -34,7 +34,7 @@ from storyzoo.inference.engine.relabelling import relabel
 from storyzoo.inference.engine.target import Target, make_target
 from storyzoo.inference.engine.tree import draws_of
 from storyzoo.models import load_story
-from storyzoo.reports.compare import choose_best, compare_table, summary_of
+from storyzoo.reports.compare import choose_best, compare_table, summary_of, to_csv
 from storyzoo.reports.page import compare_page
 from storyzoo.reports.verdict import judge
 from storyzoo.story import Story
@@ -303,7 +303,7 @@ def compare(
             refused.append(f"{plan.label}: {answer}")
     if not fits:
         raise RefusedError("; ".join(refused))
-    return _compared(fits, refused, tasks[0].bound.name, folder)
+    return compared(fits, refused, folder)
 
 
 @dataclass(frozen=True)
@@ -410,23 +410,24 @@ def _fit_alone(plan: Plan, seed: int, folder: Path, target: str | None) -> None:
         fit_task(plan.task, plan.method, seed, folder / plan.label, None, target, progress=False)
 
 
-def _compared(
-    fits: list[Fit], refused: list[str], data_name: str, folder: Path | None
+def compared(
+    fits: list[Fit], refused: Sequence[str] = (), folder: Path | None = None
 ) -> Comparison:
+    """Fits side by side; with ``folder`` the page and the table are written there."""
     best, reason = choose_best(fits)
-    names = list(dict.fromkeys(fit.story.name for fit in fits))
+    told = dict.fromkeys(f"{fit.story.name} on {fit.data_name}" for fit in fits)
     comparison = Comparison(
         fits=fits,
         table=compare_table(fits, align=align),
         best=best,
         reason=reason,
-        title=f"{', '.join(names)} on {data_name}",
-        refused=refused,
+        title="; ".join(told),
+        refused=list(refused),
         folder=folder,
     )
     if folder is not None:
         comparison.page = folder / "report.html"
-        write_atomically(folder / "table.csv", comparison.table.to_csv().encode())
+        write_atomically(folder / "table.csv", to_csv(comparison.table).encode())
         write_atomically(comparison.page, compare_page(comparison).encode())
     return comparison
 

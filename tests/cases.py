@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from scipy import special, stats
+
 from storyzoo.inference.engine.target import Target, make_target
 from storyzoo.models.distributions.flat import Flat
 from storyzoo.models.eight_schools import EightSchools
@@ -138,7 +140,7 @@ class Case:
     arrays: dict[str, Any]
     point: Point
     log_likelihood: Callable[[Point, dict[str, Any]], np.ndarray]
-    """(N,) by example, or (1,) where the story has no independent examples."""
+    """(N,) by example, or (1,) where the story has no independent examples; of what is seen."""
     coords: dict[str, list[str]] = field(default_factory=dict)
     improper: bool = False
     reads_past: bool = False
@@ -149,7 +151,11 @@ class Case:
         return self.story.name
 
     def target(self) -> Target:
-        """The story with its data."""
+        """The story with its data: always the same object, which keeps what it has compiled."""
+        return self._target
+
+    @cached_property
+    def _target(self) -> Target:
         return make_target(self.story, self.arrays, coords=self.coords)
 
     def latents(self) -> dict[str, torch.Tensor]:
@@ -175,11 +181,23 @@ def mixture_by_hand(point: Point, data: dict[str, Any]) -> np.ndarray:
 
 def full_mixture_by_hand(point: Point, data: dict[str, Any]) -> np.ndarray:
     """The same with full covariances."""
-    terms = [
-        np.log(w) + stats.multivariate_normal.logpdf(data["y"], m, c)
-        for w, m, c in zip(point["weight"], point["loc"], point["covariance"], strict=True)
-    ]
-    return np.asarray(special.logsumexp(terms, axis=0))
+    parts = list(zip(point["weight"], point["loc"], point["covariance"], strict=True))
+    totals = []
+    for row in data["y"]:
+        seen = ~np.isnan(row)
+        terms = [np.log(w) for w, _, _ in parts]
+        if seen.any():
+            terms = [
+                np.log(w) + stats.multivariate_normal.logpdf(row[seen], m[seen], c[seen][:, seen])
+                for w, m, c in parts
+            ]
+        totals.append(special.logsumexp(terms))
+    return np.array(totals)
+
+
+def log_normal(y: Any, loc: Any, scale: Any) -> np.ndarray:
+    """Log density of a normal, zero for what is missing."""
+    return np.asarray(np.nan_to_num(stats.norm.logpdf(y, loc, scale), neginf=-np.inf))
 
 
 def chain_by_hand(point: Point, data: dict[str, Any]) -> np.ndarray:
@@ -188,7 +206,7 @@ def chain_by_hand(point: Point, data: dict[str, Any]) -> np.ndarray:
     paths = [
         math.log(0.5)
         + sum(math.log(transition[a, b]) for a, b in itertools.pairwise(path))
-        + sum(stats.norm.logpdf(v, point["loc"][k], 1) for v, k in zip(y, path, strict=True))
+        + sum(log_normal(v, point["loc"][k], 1) for v, k in zip(y, path, strict=True))
         for path in itertools.product(range(2), repeat=len(y))
     ]
     return np.array([special.logsumexp(paths)])
@@ -200,8 +218,8 @@ def nested_by_hand(point: Point, data: dict[str, Any]) -> np.ndarray:
     totals = []
     for a, weight in ((0, 1 - point["mix"]), (1, point["mix"])):
         rate = point["often"][a]
-        low = np.log1p(-rate) + stats.norm.logpdf(y, point["loc"][0], 1)
-        high = np.log(rate) + stats.norm.logpdf(y, point["loc"][1], 1)
+        low = np.log1p(-rate) + log_normal(y, point["loc"][0], 1)
+        high = np.log(rate) + log_normal(y, point["loc"][1], 1)
         totals.append(np.log(weight) + np.logaddexp(low, high).sum(0))
     return np.asarray(np.logaddexp(*totals))
 
@@ -234,15 +252,13 @@ CASES = [
         EightSchools(centred=True),
         {"effect": np.array(SCHOOLS), "stderr": np.array(ERRORS)},
         {"mu": np.array(4.0), "tau": np.array(3.0), "theta": np.linspace(-2, 9, 8)},
-        lambda p, d: np.asarray(stats.norm.logpdf(d["effect"], p["theta"], d["stderr"])),
+        lambda p, d: log_normal(d["effect"], p["theta"], d["stderr"]),
     ),
     Case(
         FlatRegression(),
         {"x": LINE_X, "y": 1 + 2 * LINE_X + RNG.normal(size=9)},
         {"beta": np.array([0.9, 1.8]), "sigma": np.array(1.2)},
-        lambda p, d: np.asarray(
-            stats.norm.logpdf(d["y"], p["beta"][0] + p["beta"][1] * d["x"], p["sigma"])
-        ),
+        lambda p, d: log_normal(d["y"], p["beta"][0] + p["beta"][1] * d["x"], p["sigma"]),
         improper=True,
     ),
     Case(

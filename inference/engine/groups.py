@@ -118,7 +118,7 @@ def _softmax_basis(target: Target, draws: Mapping[str, np.ndarray]) -> np.ndarra
     """What the softmax basis adds to the density of constrained parameters: no part of a prior."""
     added: np.ndarray | float = 0.0
     for name, site in target.structure.latents.items():
-        if site.softmax_basis:
+        if site.softmax_basis and not site.local:
             added = added + np.log(draws[name]).sum(axis=tuple(range(2, draws[name].ndim)))
     return added
 

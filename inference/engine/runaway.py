@@ -29,7 +29,9 @@ def runaway(density: LogDensity, q: Tensor) -> str | None:
     """
     for slot in density.slots:
         piece = q[slot.offset : slot.end]
-        if _is_free(density.structure.sites[slot.name].support) or not bool((piece.abs() > FAR).any()):
+        if _is_free(density.structure.sites[slot.name].support) or not bool(
+            (piece.abs() > FAR).any()
+        ):
             continue
         back = q.clone()
         back[slot.offset : slot.end] = torch.where(piece.abs() > FAR, piece / 2, piece)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -146,7 +146,7 @@ def defaults(dtype: torch.dtype, device: str, validate: bool = False) -> Iterato
         torch.random.fork_rng(devices=cuda),
         pyro.validation_enabled(validate),
         pyro.get_param_store().scope(),
-        torch.device(device),
+        nullcontext() if device == "cpu" else torch.device(device),
     ):
         torch.set_default_dtype(dtype)
         try:

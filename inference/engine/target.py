@@ -75,16 +75,19 @@ def make_target(
     *,
     device: str = "cpu",
     coords: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
+    to_fit: bool = True,
 ) -> Target:
     """Cast the data to the story's dtype and device, check them, and read off the structure.
 
-    ``arrays`` holds numpy arrays or numbers by argument of the model, NaN where missing.
+    ``arrays`` holds numpy arrays or numbers by argument of the model, NaN where missing. Data
+    that are only to be scored or filled in (``to_fit`` false) may be too few to fit.
     Raises DataError where a story can't be told of these data, SettingError for a bad device.
     """
     _check_device(device)
     dtype = getattr(torch, story.dtype)
     data = {name: _as_tensor(value, dtype, device) for name, value in arrays.items()}
-    story.check(data)
+    if to_fit:
+        story.check(data)
     with defaults(dtype, device, validate=True):
         structure = structure_of(story, data, coords)
     refuse_missing(data, structure.covariates)

@@ -82,7 +82,9 @@ def importance(ratios: NDArray[np.float64], k_hat: tuple[float | None, float | N
         canvas.axes.stairs(height, edges, color=colour("c0"), lw=1.2)
         weight = np.exp(centred - centred.max())
         share = np.sort(weight)[::-1][: max(1, len(weight) // 100)].sum() / weight.sum()
-        caption += f" The largest hundredth of the draws would carry {share:.0%} of the weight."
+        caption += (
+            f" The largest hundredth of the draws would carry {100 * share:.0f} % of the weight."
+        )
     value, threshold = k_hat
     if value is not None:
         limit = f" (limit {grouped(threshold, 2)})" if threshold is not None else ""

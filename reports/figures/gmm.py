@@ -14,6 +14,7 @@ from storyzoo.reports.figures import Figure, Key, Panel
 from storyzoo.reports.figures.graph import given
 from storyzoo.reports.figures.scatter import (
     draw_members,
+    feature_names,
     known_classes,
     known_labels,
     name_axes,
@@ -74,7 +75,7 @@ def figures(fit: Fitted, like: Fitted | None = None) -> list[Figure]:
     rows = thinned(len(points))
     membership = memberships(mixture.some(DRAWS), points[rows])
     labels = known_labels(fit, len(points))
-    names = [plain(name, 40) for name in _features(fit, points.shape[1])]
+    names = feature_names(fit, points.shape[1])
     keys = _keys(fit, mixture)
     if points.shape[1] == 1:
         panel = histogram(mixture, points[:, 0], names[0])
@@ -98,11 +99,6 @@ def _groups(like: Fitted | None, points: Array, membership: Array) -> NDArray[np
             membership = memberships(other, points)
     groups: NDArray[np.int_] = membership.argmax(1)
     return groups
-
-
-def _features(fit: Fitted, count: int) -> list[object]:
-    names = fit.structure.coords.get("feature")
-    return list(range(count)) if names is None or len(names) != count else list(names)
 
 
 def _keys(fit: Fitted, mixture: Mixture) -> tuple[Key, ...]:
@@ -271,7 +267,7 @@ def histogram(mixture: Mixture, values: Array, name: str) -> Panel:
     low, high = values.min(), values.max()
     margin = 0.08 * (high - low) or 1.0
     edges = np.histogram_bin_edges(values, "fd", (low, high))
-    bins = int(np.clip(len(edges) - 1, 8, 50))
+    bins = int(np.clip(max(len(edges) - 1, np.sqrt(len(values))), 8, 50))
     height, edges = np.histogram(values, bins, density=True)
     canvas.axes.stairs(height, edges, fill=True, color=colour("band"))
     at = np.linspace(low - margin, high + margin, 240)

@@ -13,6 +13,7 @@ from storyzoo.reports.figures import Figure, Key, Panel
 from storyzoo.reports.figures.graph import given
 from storyzoo.reports.figures.scatter import (
     draw_members,
+    feature_names,
     known_classes,
     known_labels,
     name_axes,
@@ -21,7 +22,7 @@ from storyzoo.reports.figures.scatter import (
     shape,
     thinned,
 )
-from storyzoo.reports.figures.svg import Canvas, colour, plain, series
+from storyzoo.reports.figures.svg import Canvas, colour, series
 
 if TYPE_CHECKING:
     from storyzoo.reports.page import Fitted
@@ -39,11 +40,9 @@ def figures(fit: Fitted, like: Fitted | None = None) -> list[Figure]:
     centres = centres_of(fit)
     rows = thinned(len(points))
     nearest = assign(points[rows], centres)
-    names = [
-        plain(name, 40) for name in fit.structure.coords.get("feature", range(len(centres[0])))
-    ]
+    names = feature_names(fit, points.shape[1])
     keys = tuple(
-        Key(shape(k), series(k), f"cluster {k} ({(nearest == k).mean():.0%})")
+        Key(shape(k), series(k), f"cluster {k} ({100 * (nearest == k).mean():.0f} %)")
         for k in range(min(len(centres), 12))
     )
     if points.shape[1] == 1:

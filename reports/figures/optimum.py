@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from storyzoo.reports.figures import Figure, Key
 from storyzoo.reports.figures.svg import Canvas, colour
@@ -47,7 +49,7 @@ def ascent(path: Sequence[float]) -> Figure:
     return Figure("ascent", "The ascent", caption, (canvas.panel(caption),))
 
 
-def _zoom(canvas: Canvas, values: np.ndarray) -> None:
+def _zoom(canvas: Canvas, values: NDArray[np.float64]) -> None:
     """Let the first steps run off the floor of the panel where they would flatten all the rest."""
     finite = values[np.isfinite(values)]
     if len(finite) < 5:
@@ -77,8 +79,10 @@ def restarts(objectives: Sequence[float], degenerate: Sequence[str]) -> Figure:
         if mask.any():
             canvas.axes.plot(place[mask], values[mask], shape, ms=5.5, mew=1.6, color=colour(role))
             keys.append(Key(shape, role, f"{label} ({int(mask.sum())})"))
+    _keep_together(canvas, values[np.isfinite(values)])
     canvas.axes.set_xlabel("restart, best first")
     canvas.axes.set_ylabel("objective at the end, nats")
+    canvas.axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     canvas.axes.set_xlim(0.3, len(values) + 0.7)
     caption = _restart_caption(int(same.sum()), len(values), int(bad.sum()), best)
     items = tuple(
@@ -86,6 +90,15 @@ def restarts(objectives: Sequence[float], degenerate: Sequence[str]) -> Figure:
         for place in np.flatnonzero(bad)[:12]
     )
     return Figure("restarts", "Restarts", caption, (canvas.panel(caption),), tuple(keys), items)
+
+
+def _keep_together(canvas: Canvas, values: NDArray[np.float64]) -> None:
+    """Restarts that count as one mode must look like one: the axis spans ten tolerances."""
+    if not len(values):
+        return
+    middle = (values.max() + values.min()) / 2
+    reach = 0.55 * max(np.ptp(values), 10 * (TOLERANCE[0] + TOLERANCE[1] * abs(middle)))
+    canvas.axes.set_ylim(middle - reach, middle + reach)
 
 
 def _restart_caption(same: int, total: int, bad: int, best: float) -> str:

@@ -92,7 +92,7 @@ def _features(seen: xr.DataArray, values: Array, target: Array) -> list[Panel]:
     if target.ndim < 2:
         return [_distribution(plain(seen.name, 40), values, target)]
     dim = str(seen.dims[-1])
-    names = seen.coords[dim].values if dim in seen.coords else np.arange(target.shape[-1])
+    names = _labels(seen, dim, target.shape[-1])
     if target.shape[-1] > FEATURES:
         shown = f"{plain(seen.name, 30)}, all of {dim}"
         return [_distribution(shown, values.reshape(len(values), -1), target.ravel())]
@@ -102,6 +102,12 @@ def _features(seen: xr.DataArray, values: Array, target: Array) -> list[Panel]:
         )
         for place, name in enumerate(names)
     ]
+
+
+def _labels(seen: xr.DataArray, dim: str, count: int) -> list[str]:
+    """Names along a dim; ``feature 0`` where the data do not say."""
+    names = seen.coords[dim].values if dim in seen.coords else np.arange(count)
+    return [f"{dim} {name}" if isinstance(name, np.integer) else str(name) for name in names]
 
 
 def _distribution(name: str, values: Array, target: Array) -> Panel:

@@ -137,6 +137,14 @@ def _looks(labels: NDArray[np.str_], groups: NDArray[np.int_], n_groups: int) ->
     return {str(c): looks[i] if i in looks else next(others) for i, c in enumerate(classes)}
 
 
+def feature_names(fit: Fitted, count: int) -> list[str]:
+    """What the features are called; ``feature 0`` where the data do not say."""
+    names = fit.structure.coords.get("feature")
+    if names is None or len(names) != count or names.dtype.kind in "iu":
+        return [f"feature {place}" for place in range(count)]
+    return [plain(name, 40) for name in names]
+
+
 def name_axes(canvas: Canvas, names: tuple[str, str]) -> None:
     """Names of the features, as the data call them."""
     canvas.axes.set_xlabel(plain(names[0], 40))

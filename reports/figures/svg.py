@@ -79,6 +79,8 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "storyzoo",
     "text.parse_math": False,
     "axes.formatter.use_mathtext": False,
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-4, 6),
     "axes.unicode_minus": True,
     "font.size": 9.0,
     "font.family": "DejaVu Sans",

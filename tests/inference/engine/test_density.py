@@ -11,10 +11,10 @@ import pytest
 import torch
 from scipy import stats
 
-from tests.cases import CASES, Case, Mixture
-from storyzoo.errors import StoryError
+from storyzoo.errors import SettingError, StoryError
 from storyzoo.inference.engine.target import make_target
 from storyzoo.story import Story
+from tests.cases import CASES, Case, Mixture
 
 each = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -83,7 +83,7 @@ def test_a_slice_scales_only_the_examples_part(case: Case) -> None:
     """The mean over all slices of the estimate is the density: prior once, the rest N/n times."""
     target = case.target()
     if case.story.examples is None:
-        pytest.raises(Exception, target.rows, [0])
+        pytest.raises(SettingError, target.rows, [0])
         return
     density = target.density()
     q = density.flatten(case.latents())
