@@ -87,11 +87,17 @@ def distinct(dims: list[str], values: Array) -> Iterator[tuple[int, ...]]:
         if twin != dim and twin in dims:
             first = dims.index(twin)
             swapped = values.swapaxes(first + 2, axis + 2)
-            if values.shape == swapped.shape and np.array_equal(values, swapped, equal_nan=True):
+            if values.shape == swapped.shape and _alike(values, swapped):
                 pairs.append((first, axis))
     for index in np.ndindex(values.shape[2:]):
         if all(index[first] <= index[second] for first, second in pairs):
             yield index
+
+
+def _alike(values: Array, swapped: Array) -> bool:
+    """Equal but for rounding."""
+    size = np.nanmax(np.abs(values), initial=0.0)
+    return bool(np.allclose(values, swapped, rtol=0, atol=1e-9 * size, equal_nan=True))
 
 
 def element_name(array: xr.DataArray, index: tuple[int, ...]) -> str:

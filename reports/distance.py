@@ -35,11 +35,13 @@ def distance(posterior: xr.Dataset, reference: xr.Dataset) -> Distance | None:
     both = shared_sites(posterior, reference)
     if not both:
         return None
-    names, theirs = elements_of(reference, both)
-    known, ours = elements_of(posterior, both)
-    if known != names:
-        return None
-    x, y = (draws.reshape(len(names), -1) for draws in (ours, theirs))
+    found = [elements_of(dataset, both) for dataset in (posterior, reference)]
+    places = [{name: place for place, name in enumerate(elements)} for elements, _ in found]
+    names = [name for name in found[1][0] if name in places[0]]
+    x, y = (
+        draws[[place[name] for name in names]].reshape(len(names), -1)
+        for place, (_, draws) in zip(places, found, strict=True)
+    )
     sd = y.std(axis=1)
     use = (sd > 0) & np.isfinite(sd)
     if not use.any():

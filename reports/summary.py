@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from xarray import DataTree
 
 from storyzoo.inference.engine.heldout import Predictive
 from storyzoo.inference.engine.method import Info, Method
-from storyzoo.inference.engine.psis import elpd_loo
 from storyzoo.reports.optimum_checks import finals
 from storyzoo.reports.verdict import Verdict
 from storyzoo.story import Story
@@ -32,8 +30,6 @@ class Judged(Protocol):
     def info(self) -> Info: ...
     @property
     def verdict(self) -> Verdict: ...
-    @property
-    def tree(self) -> DataTree: ...
     @property
     def data_name(self) -> str: ...
     @property
@@ -75,7 +71,7 @@ def summary_of(fit: Judged) -> dict[str, Any]:
 def metrics_of(fit: Judged) -> dict[str, float]:
     """Every metric that applies, by a name that carries its unit."""
     metrics = heldout_metrics(fit.heldout)
-    loo = elpd_loo(fit.tree, fit.method.kind)
+    loo = fit.verdict.loo
     if loo is not None:
         metrics |= {"elpd_loo": loo.value, "elpd_loo_se": loo.se}
     metrics |= _of_objective(fit.info)

@@ -7,7 +7,7 @@ estimates qualify those numbers only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import xarray as xr
@@ -56,6 +56,8 @@ class Verdict:
     """In order of cause, without repeats."""
     notes: tuple[str, ...] = ()
     """What was not checked, how the run ended, and what the engine had to say."""
+    loo: Loo | None = field(default=None, repr=False, compare=False)
+    """The leave-one-out score that was judged, where there is one."""
 
 
 def judge(
@@ -64,14 +66,12 @@ def judge(
     *,
     kind: str,
     story: Story,
-    loo: Loo | None = None,
     also: Sequence[Check] = (),
 ) -> Verdict:
     """Judge a fit whose labels are already matched.
 
-    ``kind``: ``draws``, ``approximation`` or ``point``. ``loo`` is computed from the tree's log
-    likelihoods where it is not given. ``also`` holds checks that only the caller can make, such
-    as one of a likelihood estimate.
+    ``kind``: ``draws``, ``approximation`` or ``point``. ``also`` holds checks that only the
+    caller can make, such as one of a likelihood estimate.
     """
     posterior = tree["posterior"].to_dataset()
     stats = tree["sample_stats"].to_dataset() if "sample_stats" in tree.children else xr.Dataset()
@@ -84,7 +84,7 @@ def judge(
         found = list(checks_of_approximation(posterior, stats, info))
     else:
         found = list(checks_of_point(posterior, info))
-    loo = elpd_loo(tree, kind) if loo is None else loo
+    loo = elpd_loo(tree, kind)
     if loo is not None:
         found.append(leave_one_out(loo))
     checks = tuple(sorted([*found, *also], key=lambda c: order_of_cause(c.name)))
@@ -95,6 +95,7 @@ def judge(
         checks=checks,
         do_next=do_next(checks, info, kind),
         notes=tuple(notes),
+        loo=loo,
     )
 
 

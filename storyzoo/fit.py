@@ -146,7 +146,8 @@ class Fit:
             values = np.stack([np.asarray(one[name].cpu()) for one in filled])
             values = self.units.values(name, values)
             missing = np.asarray(target.data[name].isnan().cpu())
-            mean[name], sd[name] = values.mean(0), np.where(missing, values.std(0), 0.0)
+            mean[name] = np.where(missing, values.mean(0), values[0])
+            sd[name] = np.where(missing, values.std(0), 0.0)
         return Imputed(mean, sd)
 
     def latent(self, data: Any = None) -> pd.DataFrame:

@@ -6,7 +6,7 @@ along it is found by doubling and bisection until it meets the weak Wolfe condit
 Overton 2013), which also copes with an infinite or undefined objective on the way.
 
 An ascent has converged when ``g^T H g / 2``, the rise that a quadratic still promises, and the
-last rise itself are below a tolerance in nats. That does not depend on the scale of the
+last rises themselves are below a tolerance in nats. That does not depend on the scale of the
 coordinates, where the norm of the gradient does.
 """
 
@@ -21,18 +21,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Array = NDArray[np.float64]
+Rows = NDArray[np.int64]
 Evaluate = Callable[[Array], tuple[Array, Array]]
 """Points (n, D) to objectives (n,) and gradients (n, D)."""
 
 MEMORY = 20
 """Steps from which the curvature is told."""
-TRIALS = 40
+TRIALS = 30
 """Points that are tried along one direction."""
 SUFFICIENT_RISE, CURVATURE = 1e-4, 0.9
 """The two constants of the Wolfe conditions."""
+QUIET = 2
+"""Steps in a row that must have brought next to nothing."""
 
-CLIMBING, CONVERGED, STUCK, OUT_OF_STEPS, UNBOUNDED = range(5)
-"""How a row stands; stuck where no point along the gradient is higher."""
+CLIMBING, CONVERGED, STUCK, OUT_OF_STEPS, ENDED = range(5)
+"""How a row stands; stuck where nothing along the gradient is higher, ended from outside."""
 
 
 class Ascent(NamedTuple):
@@ -49,12 +52,36 @@ class Ascent(NamedTuple):
     """The objective at the start and after every step."""
 
 
+class State(NamedTuple):
+    """All that continues; no array in it is ever changed, so that any state can be kept."""
+
+    q: Array
+    """(R, D)."""
+    value: Array
+    gradient: Array
+    steps: Rows
+    evaluations: Rows
+    status: Rows
+    quiet: Rows
+    """Steps since a rise worth the name."""
+    moves: tuple[Array, ...]
+    """The last steps (R, D), oldest first."""
+    bends: tuple[Array, ...]
+    """The falls of the gradient along them."""
+    weights: tuple[Array, ...]
+    """``1 / move·bend`` (R,); zero where a row has no such step."""
+    scale: Array
+    """Size of ``H`` before any of them (R,); zero where unknown."""
+    path: tuple[Array, ...]
+    """Objectives (R,) at the start and after every step."""
+
+
 def ascend(
     value_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]],
     q0: Tensor,
     *,
     max_steps: int = 1000,
-    tolerance: float = 1e-8,
+    tolerance: float = 1e-9,
 ) -> Ascent:
     """Climb from ``q0`` (D,). ``tolerance``: nats that may be left to gain."""
 
@@ -62,13 +89,9 @@ def ascend(
         value, gradient = value_and_gradient(torch.as_tensor(points[0]).to(q0))
         return as_array(value)[None], as_array(gradient)[None]
 
-    climb = Ascents(
-        evaluate,
-        as_array(q0)[None],
-        max_steps=max_steps,
-        tolerance=tolerance,
-        precision=torch.finfo(q0.dtype).eps,
-    )
+    precision = torch.finfo(q0.dtype).eps
+    climb = Ascents(evaluate, max_steps=max_steps, tolerance=tolerance, precision=precision)
+    climb.start(as_array(q0)[None])
     while climb.climbing.any():
         climb.step()
     return climb.result(0, q0)
@@ -80,217 +103,241 @@ def as_array(values: Tensor) -> Array:
 
 
 class Ascents:
-    """L-BFGS ascents from the rows of ``q`` (R, D), a step of each at a time.
+    """L-BFGS ascents from several starts, a step of each at a time.
 
-    All that continues is in arrays, so that a run can be stored between two steps. Rows that have
-    ended stay as they are until :meth:`move` sends one on.
+    Rows that have ended stay as they are until :meth:`move` sends one on.
     """
 
+    state: State
+
     def __init__(
-        self,
-        evaluate: Evaluate,
-        q: Array,
-        *,
-        max_steps: int,
-        tolerance: float,
-        precision: float,
+        self, evaluate: Evaluate, *, max_steps: int, tolerance: float, precision: float
     ) -> None:
         self._evaluate = evaluate
         self.max_steps, self.tolerance, self.precision = max_steps, tolerance, precision
-        rows, size = q.shape
-        self.q = q.copy()
-        self.steps = np.zeros(rows, dtype=np.int64)
-        self.evaluations = np.zeros(rows, dtype=np.int64)
-        self.status = np.full(rows, CLIMBING, dtype=np.int64)
-        self._quiet = np.zeros(rows, dtype=np.int64)
-        self._moves = np.zeros((MEMORY, rows, size))
-        self._bends = np.zeros((MEMORY, rows, size))
-        self._weights = np.zeros((MEMORY, rows))
-        self._scale = np.zeros(rows)
-        self._place = 0
-        self.value, self.gradient = self._look(np.arange(rows), q)
-        self.paths = [[float(value)] for value in self.value]
-        self.status[~np.isfinite(self.value)] = STUCK
+
+    def start(self, q: Array) -> None:
+        """Stand at the rows of ``q`` (R, D)."""
+        rows = len(q)
+        none = np.zeros(rows, dtype=np.int64)
+        value, gradient = self._look(q)
+        status = np.where(np.isfinite(value), CLIMBING, STUCK)
+        self.state = State(
+            q, value, gradient, none, none + 1, status, none, (), (), (), np.zeros(rows), (value,)
+        )
 
     @property
     def climbing(self) -> NDArray[np.bool_]:
         """Which rows still climb."""
-        return self.status == CLIMBING
+        return self.state.status == CLIMBING
 
     def result(self, row: int, like: Tensor) -> Ascent:
         """Where a row stands, in the dtype and on the device of ``like``."""
+        state = self.state
+        path = [float(values[row]) for values in state.path]
         return Ascent(
-            q=torch.as_tensor(self.q[row]).to(like),
-            value=float(self.value[row]),
-            steps=int(self.steps[row]),
-            evaluations=int(self.evaluations[row]),
-            converged=bool(self.status[row] == CONVERGED),
-            path=tuple(self.paths[row]),
+            q=torch.as_tensor(state.q[row]).to(like),
+            value=float(state.value[row]),
+            steps=int(state.steps[row]),
+            evaluations=int(state.evaluations[row]),
+            converged=bool(state.status[row] == CONVERGED),
+            path=tuple(path[: _last_change(path) + 1]),
         )
 
+    def end(self, row: int) -> None:
+        """Let a row climb no further."""
+        self.state = self.state._replace(status=_put(self.state.status, row, ENDED))
+
     def move(self, row: int, q: Array) -> None:
-        """Send a row on from another point, its memory of the curvature cleared."""
-        rows = np.array([row])
-        self._forget(rows)
-        self._quiet[row] = 0
-        self.q[row] = q
-        self.value[rows], self.gradient[rows] = self._look(rows, self.q[rows])
-        self.paths[row].append(float(self.value[row]))
-        self.status[row] = CLIMBING
+        """Send a row on from another point (D,), its memory of the curvature cleared."""
+        value, gradient = self._look(q[None])
+        state = self._forgotten(self.state, np.array([row]))
+        self.state = state._replace(
+            q=_put(state.q, row, q),
+            value=_put(state.value, row, value[0]),
+            gradient=_put(state.gradient, row, gradient[0]),
+            evaluations=_put(state.evaluations, row, state.evaluations[row] + 1),
+            status=_put(state.status, row, CLIMBING),
+            quiet=_put(state.quiet, row, 0),
+        )
 
     # -- one step ------------------------------------------------------------------------
 
     def step(self) -> None:
         """One step of every row that climbs."""
-        rows = np.flatnonzero(self.climbing)
-        direction, slope = self._directions(rows)
-        self._settle(rows, slope)
-        still = self.climbing[rows]
-        rows, direction, slope = rows[still], direction[still], slope[still]
-        if not len(rows):
-            return
-        length, value, gradient = self._search(rows, direction, slope)
+        state, rows = self.state, np.flatnonzero(self.climbing)
+        state, direction, slope = self._directions(state, rows)
+        over = self._spent(state, rows, slope)
+        state = state._replace(status=_put(state.status, rows[over], CONVERGED))
+        rows, direction, slope = rows[~over], direction[~over], slope[~over]
+        if len(rows):
+            state = self._walk(state, rows, direction, slope)
+        self.state = state
+
+    def _walk(self, state: State, rows: Rows, direction: Array, slope: Array) -> State:
+        length, value, gradient, tried = self._search(state, rows, direction, slope)
+        evaluations = _put(state.evaluations, rows, state.evaluations[rows] + tried)
+        state = state._replace(evaluations=evaluations)
         moved = length > 0
-        self._blocked(rows[~moved])
-        rows, step = rows[moved], length[moved, None] * direction[moved]
-        self._remember(rows, step, self.gradient[rows] - gradient[moved])
-        self._quiet[rows] = np.where(
-            value[moved] - self.value[rows] <= self._tolerance(rows), self._quiet[rows] + 1, 0
+        state = self._blocked(state, rows[~moved])
+        rows, value, gradient = rows[moved], value[moved], gradient[moved]
+        step = length[moved, None] * direction[moved]
+        state = _remembered(state, rows, step, state.gradient[rows] - gradient)
+        small = value - state.value[rows] <= self._least(state, rows)
+        steps = state.steps[rows] + 1
+        status = np.where(steps >= self.max_steps, OUT_OF_STEPS, CLIMBING)
+        status = np.where(np.isposinf(value), ENDED, status)
+        values = _put(state.value, rows, value)
+        return state._replace(
+            q=_put(state.q, rows, state.q[rows] + step),
+            value=values,
+            gradient=_put(state.gradient, rows, gradient),
+            steps=_put(state.steps, rows, steps),
+            status=_put(state.status, rows, status),
+            quiet=_put(state.quiet, rows, np.where(small, state.quiet[rows] + 1, 0)),
+            path=(*state.path, values),
         )
-        self.q[rows] += step
-        self.value[rows], self.gradient[rows] = value[moved], gradient[moved]
-        self.steps[rows] += 1
-        for row in rows:
-            self.paths[row].append(float(self.value[row]))
-        self.status[rows[self.steps[rows] >= self.max_steps]] = OUT_OF_STEPS
-        self.status[rows[np.isposinf(self.value[rows])]] = UNBOUNDED
 
-    def _settle(self, rows: NDArray[np.int64], slope: Array) -> None:
-        """End the rows that have nothing left to gain."""
-        spent = (0.5 * slope <= self._tolerance(rows)) & (self._quiet[rows] >= 1)
-        still = ~self.gradient[rows].any(-1)
-        self.status[rows[spent | still]] = CONVERGED
+    def _spent(self, state: State, rows: Rows, slope: Array) -> NDArray[np.bool_]:
+        """Which rows have nothing left to gain."""
+        promised = 0.5 * slope <= self._least(state, rows)
+        flat = ~state.gradient[rows].any(-1)
+        return (promised & (state.quiet[rows] >= QUIET)) | flat
 
-    def _blocked(self, rows: NDArray[np.int64]) -> None:
+    def _blocked(self, state: State, rows: Rows) -> State:
         """Rows that found nothing higher: anew along the gradient, or the end."""
-        fresh = ~self._weights[:, rows].any(0)
-        quiet = self._quiet[rows[fresh]] >= 1
-        self.status[rows[fresh]] = np.where(quiet, CONVERGED, STUCK)
-        self._forget(rows[~fresh])
+        if not len(rows):
+            return state
+        known = np.any([weight[rows] for weight in state.weights] or [rows < 0], axis=0)
+        quiet = state.quiet[rows] >= 1
+        ended = np.where(quiet, CONVERGED, STUCK)
+        status = np.where(known, CLIMBING, ended)
+        return self._forgotten(state._replace(status=_put(state.status, rows, status)), rows)
 
-    def _tolerance(self, rows: NDArray[np.int64]) -> Array:
+    def _least(self, state: State, rows: Rows) -> Array:
         """Nats below which a rise is none: as asked for, or what rounding leaves."""
-        return self.tolerance + 4 * self.precision * np.abs(self.value[rows])
+        return self.tolerance + 4 * self.precision * np.abs(state.value[rows])
 
-    def _look(self, rows: NDArray[np.int64], points: Array) -> tuple[Array, Array]:
+    def _look(self, points: Array) -> tuple[Array, Array]:
         """Objectives and gradients; minus infinity where either is undefined."""
         with np.errstate(all="ignore"):
             value, gradient = self._evaluate(points)
-        self.evaluations[rows] += 1
         bad = np.isnan(value) | (np.isfinite(value) & ~np.isfinite(gradient).all(-1))
         return np.where(bad, -np.inf, value), gradient
 
     # -- the direction -------------------------------------------------------------------
 
-    def _directions(self, rows: NDArray[np.int64]) -> tuple[Array, Array]:
+    def _directions(self, state: State, rows: Rows) -> tuple[State, Array, Array]:
         """``H g`` and its slope ``g^T H g`` by row; along the gradient where ``H`` fails."""
-        gradient = self.gradient[rows]
-        direction = self._curved(rows, gradient)
-        slope = np.einsum("rd,rd->r", direction, gradient)
+        gradient = state.gradient[rows]
+        direction = _curved(state, rows)
+        slope = _dot(direction, gradient)
         bad = ~(np.isfinite(slope) & (slope > 0)) & gradient.any(-1)
         if bad.any():
-            self._forget(rows[bad])
-            direction[bad] = self._curved(rows[bad], gradient[bad])
-            slope = np.einsum("rd,rd->r", direction, gradient)
-        return direction, slope
+            state = self._forgotten(state, rows[bad])
+            direction[bad] = _curved(state, rows[bad])
+            slope = _dot(direction, gradient)
+        return state, direction, slope
 
-    def _curved(self, rows: NDArray[np.int64], gradient: Array) -> Array:
-        """The two loops over what is remembered, newest first, then oldest first."""
-        order = [(self._place - 1 - i) % MEMORY for i in range(MEMORY)]
-        order = [i for i in order if self._weights[i, rows].any()]
-        moves, bends = self._moves[:, rows], self._bends[:, rows]
-        weights, shares = self._weights[:, rows], {}
-        direction = gradient.copy()
-        for i in order:
-            shares[i] = weights[i] * np.einsum("rd,rd->r", moves[i], direction)
-            direction -= shares[i][:, None] * bends[i]
-        size = np.abs(gradient).sum(-1)
-        first = 1 / np.maximum(size, 1.0)  # with no memory: at most one unit far
-        direction *= np.where(self._scale[rows] > 0, self._scale[rows], first)[:, None]
-        for i in reversed(order):
-            back = weights[i] * np.einsum("rd,rd->r", bends[i], direction)
-            direction += (shares[i] - back)[:, None] * moves[i]
-        return direction
-
-    def _remember(self, rows: NDArray[np.int64], move: Array, bend: Array) -> None:
-        """Keep a step and the fall of the gradient along it, where it shows curvature."""
-        product = np.einsum("rd,rd->r", move, bend)
-        square = np.einsum("rd,rd->r", bend, bend)
-        good = product > 1e-12 * np.sqrt(square * np.einsum("rd,rd->r", move, move))
-        self._weights[self._place] = 0
-        kept = rows[good]
-        self._moves[self._place, kept], self._bends[self._place, kept] = move[good], bend[good]
-        self._weights[self._place, kept] = 1 / product[good]
-        self._scale[kept] = product[good] / square[good]
-        self._place = (self._place + 1) % MEMORY
-
-    def _forget(self, rows: NDArray[np.int64]) -> None:
-        self._weights[:, rows] = 0
-        self._scale[rows] = 0
+    def _forgotten(self, state: State, rows: Rows) -> State:
+        weights = tuple(_put(weight, rows, 0.0) for weight in state.weights)
+        return state._replace(weights=weights, scale=_put(state.scale, rows, 0.0))
 
     # -- the step along it ---------------------------------------------------------------
 
     def _search(
-        self, rows: NDArray[np.int64], direction: Array, slope: Array
-    ) -> tuple[Array, Array, Array]:
-        """Step length, objective and gradient by row; length zero where nothing is higher."""
-        length = np.ones(len(rows))
-        low, high = np.zeros(len(rows)), np.full(len(rows), np.inf)
-        best_value, best_gradient = self.value[rows].copy(), self.gradient[rows].copy()
-        open_ = np.ones(len(rows), dtype=bool)
-        noise = 4 * self.precision * np.abs(self.value[rows])
+        self, state: State, rows: Rows, direction: Array, slope: Array
+    ) -> tuple[Array, Array, Array, Rows]:
+        """Step length, objective, gradient and points tried by row; length 0: nothing higher."""
+        length, low = np.ones(len(rows)), np.zeros(len(rows))
+        high = np.full(len(rows), np.inf)
+        start, tried = state.value[rows], np.zeros(len(rows), dtype=np.int64)
+        best_value, best_gradient = start.copy(), state.gradient[rows]
+        noise = 4 * self.precision * np.abs(start)
+        searching = np.ones(len(rows), dtype=bool)
         for _ in range(TRIALS):
-            at = np.flatnonzero(open_)
-            points = self.q[rows[at]] + length[at, None] * direction[at]
-            value, gradient = self._look(rows[at], points)
-            along = np.einsum("rd,rd->r", np.nan_to_num(gradient), direction[at])
-            wanted = self.value[rows[at]] + SUFFICIENT_RISE * length[at] * slope[at]
+            at = np.flatnonzero(searching)
+            points = state.q[rows[at]] + length[at, None] * direction[at]
+            value, gradient = self._look(points)
+            tried[at] += 1
+            along = _dot(np.nan_to_num(gradient), direction[at])
+            wanted = start[at] + SUFFICIENT_RISE * length[at] * slope[at]
             # Where the promised rise is below rounding, the slope must tell (Hager, Zhang 2005).
             near = (value >= wanted - noise[at]) & (np.abs(along) <= CURVATURE * slope[at])
             risen = (value >= wanted) | near
-            steep = along > CURVATURE * slope[at]
             up = at[risen]
             low[up], best_value[up], best_gradient[up] = length[up], value[risen], gradient[risen]
             high[at[~risen]] = length[at[~risen]]
-            open_[at[risen & (~steep | np.isposinf(value))]] = False
-            if not open_.any():
+            level = (along <= CURVATURE * slope[at]) | np.isposinf(value)
+            searching[at[risen & level]] = False
+            if not searching.any():
                 break
-            between = np.isfinite(high)
-            further = np.where(between, 0.5 * (low + np.where(between, high, 0.0)), 2 * length)
-            length = np.where(open_, further, length)
-        return low, best_value, best_gradient
-
-    # -- what is stored ------------------------------------------------------------------
-
-    def state(self) -> dict[str, Any]:
-        """All that continues, as arrays."""
-        names = ("q", "value", "gradient", "steps", "evaluations", "status")
-        state = {name: getattr(self, name).copy() for name in names}
-        state |= {f"memory_{name}": getattr(self, f"_{name}").copy() for name in _MEMORY}
-        state["place"] = np.array(self._place)
-        state["path"] = np.array([value for path in self.paths for value in path])
-        state["path_lengths"] = np.array([len(path) for path in self.paths])
-        return state
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state` gave."""
-        for name in ("q", "value", "gradient", "steps", "evaluations", "status"):
-            setattr(self, name, np.array(state[name]))
-        for name in _MEMORY:
-            setattr(self, f"_{name}", np.array(state[f"memory_{name}"]))
-        self._place = int(state["place"])
-        ends = np.cumsum(state["path_lengths"])[:-1]
-        self.paths = [part.tolist() for part in np.split(state["path"], ends)]
+            between = 0.5 * (low + np.where(np.isfinite(high), high, 0.0))
+            further = np.where(np.isfinite(high), between, 2 * length)
+            length = np.where(searching, further, length)
+        return low, best_value, best_gradient, tried
 
 
-_MEMORY = ("moves", "bends", "weights", "scale", "quiet")
+def _curved(state: State, rows: Rows) -> Array:
+    """``H g`` by the two loops over what is remembered: newest first, then oldest first."""
+    direction = state.gradient[rows].copy()
+    known = [i for i, weight in enumerate(state.weights) if weight[rows].any()]
+    shares = {}
+    for i in reversed(known):
+        shares[i] = state.weights[i][rows] * _dot(state.moves[i][rows], direction)
+        direction -= shares[i][:, None] * state.bends[i][rows]
+    first = 1 / np.maximum(np.abs(state.gradient[rows]).sum(-1), 1.0)  # at most one unit far
+    scale = state.scale[rows]
+    direction *= np.where(scale > 0, scale, first)[:, None]
+    for i in known:
+        back = state.weights[i][rows] * _dot(state.bends[i][rows], direction)
+        direction += (shares[i] - back)[:, None] * state.moves[i][rows]
+    return direction
+
+
+def _remembered(state: State, rows: Rows, move: Array, bend: Array) -> State:
+    """Keep a step and the fall of the gradient along it, where it shows curvature."""
+    product, square = _dot(move, bend), _dot(bend, bend)
+    good = product > 1e-12 * np.sqrt(square * _dot(move, move))
+    kept, whole = rows[good], np.zeros_like(state.q)
+    weight = _put(np.zeros(len(state.q)), kept, 1 / product[good])
+    return state._replace(
+        moves=(*state.moves, _put(whole, kept, move[good]))[-MEMORY:],
+        bends=(*state.bends, _put(whole, kept, bend[good]))[-MEMORY:],
+        weights=(*state.weights, weight)[-MEMORY:],
+        scale=_put(state.scale, kept, product[good] / square[good]),
+    )
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """Inner products by row."""
+    return np.einsum("rd,rd->r", a, b)  # type: ignore[no-any-return]
+
+
+def _put(array: Any, rows: Any, values: Any) -> Any:
+    """A copy with other values in some rows."""
+    changed = array.copy()
+    changed[rows] = values
+    return changed
+
+
+def _last_change(path: list[float]) -> int:
+    """Where a path reached its last value: what follows is other rows' steps."""
+    last = len(path) - 1
+    while last > 0 and path[last] == path[last - 1]:
+        last -= 1
+    return last
+
+
+def pack(state: State) -> dict[str, Array]:
+    """A state as arrays by name."""
+    packed = {}
+    for name, value in state._asdict().items():
+        packed[name] = np.stack(value) if isinstance(value, tuple) and value else np.array(value)
+    return packed
+
+
+def unpack(arrays: Mapping[str, Any]) -> State:
+    """The state that :func:`pack` gave."""
+    lists = ("moves", "bends", "weights", "path")
+    return State(**{n: tuple(arrays[n]) if n in lists else arrays[n] for n in State._fields})

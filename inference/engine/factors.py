@@ -72,10 +72,10 @@ def run_model(
         model = config_enumerate(story.model, default="parallel")
     with ExitStack() as stack:
         tracer = stack.enter_context(poutine.trace())
-        if enumerate_sites:
+        stack.enter_context(ValueMessenger(latents, first_label=not enumerate_sites))
+        if enumerate_sites:  # within, so that it sees what the latents that are given depend on
             stack.enter_context(poutine.enum(first_available_dim=-1 - structure.max_plate_nesting))
         stack.enter_context(ObservedMessenger(structure.missing))
-        stack.enter_context(ValueMessenger(latents, first_label=not enumerate_sites))
         model(**data)
     return tracer.trace
 

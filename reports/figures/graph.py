@@ -98,7 +98,8 @@ def nodes_of(fit: Fitted) -> tuple[list[Node], str]:
         note = ""
     except Exception as error:  # a user's model may raise anything when it is run for its graph
         relations = {}
-        note = f"The arrows could not be traced ({plain(error, 120)})."
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        note = f"The arrows could not be traced ({plain(reason, 120)})."
     parents: Mapping[str, Sequence[str]] = relations.get("sample_sample", {})
     named: Mapping[str, str] = relations.get("sample_dist", {})
     nodes = [

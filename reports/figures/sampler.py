@@ -116,9 +116,10 @@ def rank_difference(draws: Array) -> tuple[Array, Array]:
     ``draws`` is ``(chain, draw)``; gives ``(place,)`` and ``(chain, place)``.
     """
     chains, count = draws.shape
-    fractions = (rankdata(draws, method="average") / draws.size).reshape(chains, count)
+    ranks = rankdata(draws, method="average").reshape(chains, count)
     place = np.linspace(0, 1, min(draws.size, 100) + 1)
-    below = [np.searchsorted(np.sort(row), place, side="right") / count for row in fractions]
+    limit = place * draws.size + 1e-9  # a rank that is met exactly counts, whatever the rounding
+    below = [np.searchsorted(np.sort(row), limit, side="right") / count for row in ranks]
     return place, np.asarray(below) - place
 
 

@@ -252,6 +252,8 @@ def _attributes(
 def _style(style: str, tag: str, names: dict[str, str]) -> str:
     """One style attribute: colours by role, the page's own font, no defaults."""
     kept = []
+    if "stroke-opacity: 0" in style.split("; "):
+        style = re.sub(r"stroke: #[0-9a-f]{6}; stroke-opacity: 0(?=;|$)", "stroke: none", style)
     for part in style.split(";"):
         name, _, value = (piece.strip() for piece in part.partition(":"))
         if not value or name in ("font-family", "stroke-linejoin"):

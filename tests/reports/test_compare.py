@@ -23,6 +23,7 @@ from storyzoo.reports.compare import (
     terminal_table,
     to_csv,
 )
+from storyzoo.reports.diagnostics import elements_of
 from storyzoo.reports.distance import distance, sliced_wasserstein
 from storyzoo.reports.verdict import Verdict, judge
 from storyzoo.story import Story
@@ -266,6 +267,21 @@ def test_distance_needs_the_same_shapes() -> None:
     wild[0, 0, 1] = np.inf
     found = distance(dataset(b=wild), dataset(b=three))
     assert found is not None and found.worst_sd == np.inf and found.where == "b[1]"
+
+
+def test_a_symmetric_matrix_counts_its_upper_half_whatever_the_rounding() -> None:
+    root = np.random.default_rng(0).normal(size=(4, 500, 2, 2))
+    matrix = root @ root.swapaxes(2, 3)
+    dims = ("chain", "draw", "feature", "feature_other")
+    exact = xr.Dataset({"covariance": (dims, matrix)})
+    rounded = xr.Dataset({"covariance": (dims, matrix * (1 + 1e-13 * root))})
+    lower = xr.Dataset({"covariance": (dims, np.linalg.cholesky(matrix))})
+    assert elements_of(exact)[0] == elements_of(rounded)[0]
+    assert len(elements_of(exact)[0]) == 3 and len(elements_of(lower)[0]) == 4
+    for one, other in ((exact, rounded), (rounded, exact)):
+        found = distance(one, other)
+        assert found is not None and found.worst_sd < 1e-9
+    assert distance(lower, exact) is not None
 
 
 # -- as text -------------------------------------------------------------------------------

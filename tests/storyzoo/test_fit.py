@@ -246,7 +246,7 @@ def test_compare_trains_all_on_the_same_rows(tmp_path: Path, jobs: int) -> None:
     assert len(found.fits) == len(found.table) == 2
     assert {f.description["data"]["rows"] for f in found.fits} == {120}
     scores = found.table["heldout_log_likelihood_nats_per_example"]
-    assert scores[1] > scores[0] + 0.5
+    assert scores[1] > scores[0] + 0.2
     assert found.best == 1 and found.page is not None and found.page.exists()
     assert (tmp_path / "c" / "table.csv").read_text().count("\n") == 3
     folders = {path.name for path in (tmp_path / "c").iterdir() if path.is_dir()}

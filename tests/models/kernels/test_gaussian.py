@@ -80,7 +80,10 @@ def test_nothing_cancels_far_from_the_origin(missing: bool) -> None:
     y, far = (rows(missing) * 64).round() / 64, 2.0**30
     loc = (loc * 64).round() / 64
     torch.testing.assert_close(
-        log_normal(y + far, loc + far, covariance), log_normal(y, loc, covariance), rtol=1e-9, atol=0
+        log_normal(y + far, loc + far, covariance),
+        log_normal(y, loc, covariance),
+        rtol=1e-9,
+        atol=0,
     )
 
 

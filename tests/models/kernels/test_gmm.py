@@ -136,7 +136,9 @@ def test_single_precision_keeps_six_digits(shape: str) -> None:
     torch.testing.assert_close(single_total, total, rtol=1e-6, atol=0)
     for name, value in double.items():
         assert single[name].dtype == torch.float64
-        torch.testing.assert_close(single[name], value, rtol=0, atol=1e-5 * float(value.abs().max()))
+        torch.testing.assert_close(
+            single[name], value, rtol=0, atol=1e-5 * float(value.abs().max())
+        )
 
 
 def test_the_callers_threads_are_left_as_they_were() -> None:
