@@ -143,8 +143,8 @@ def fit_storyzoo(rows: np.ndarray, start: Parameters, steps: int) -> Parameters:
     target = make_target(story.scaled_to({"y": torch.as_tensor(rows)}), {"y": rows})
     method = EM(restarts=1, max_steps=steps, tolerance=0.0, objective="likelihood")
     tree, _ = method.run(target, seed=0, progress=Progress(""))
-    point = {name: tree["posterior"][name].values[0, 0] for name in Parameters._fields}
-    return Parameters(**point)
+    posterior = tree["posterior"].to_dataset()
+    return Parameters(*(posterior[name].to_numpy()[0, 0] for name in Parameters._fields))
 
 
 def fit_sklearn(rows: np.ndarray, start: Parameters, steps: int) -> Parameters:
@@ -173,12 +173,12 @@ def fit_pomegranate(rows: np.ndarray, start: Parameters, steps: int) -> Paramete
     from pomegranate.distributions import Normal
     from pomegranate.gmm import GeneralMixtureModel
 
-    single = Parameters(*(torch.as_tensor(value, dtype=torch.float32) for value in start))
+    weight, locs, covariances = (torch.as_tensor(v, dtype=torch.float32) for v in start)
     parts = [
         Normal(means=loc.clone(), covs=covariance.clone(), covariance_type="full")
-        for loc, covariance in zip(single.loc, single.covariance, strict=True)
+        for loc, covariance in zip(locs, covariances, strict=True)
     ]
-    peer = GeneralMixtureModel(parts, priors=single.weight, max_iter=steps, tol=-np.inf)
+    peer = GeneralMixtureModel(parts, priors=weight, max_iter=steps, tol=-np.inf)
     peer.fit(torch.as_tensor(rows, dtype=torch.float32))
     return Parameters(
         peer.priors.detach().double().numpy(),

@@ -65,7 +65,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyro
@@ -93,6 +93,12 @@ _MAXIMISE: Mapping[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "tied": conjugate.tied,
     "diagonal": conjugate.diagonal,
     "spherical": conjugate.spherical,
+}
+_SECOND_DIMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "full": {"covariance": ("feature", "feature_other")},
+    "tied": {"covariance": ("feature", "feature_other")},
+    "diagonal": {"variance": ("feature",)},
+    "spherical": {},
 }
 _START_ROWS = 100_000
 """Rows that a start looks at: more do not move cluster centres by what EM could not mend."""
@@ -143,13 +149,8 @@ class GaussianMixture(Story):
 
     @property
     def event_dims(self) -> Mapping[str, tuple[str, ...]]:
-        second = {
-            "full": {"covariance": ("feature", "feature_other")},
-            "tied": {"covariance": ("feature", "feature_other")},
-            "diagonal": {"variance": ("feature",)},
-            "spherical": {},
-        }[self.covariance]
-        return {"weight": ("component",), "loc": ("feature",), "y": ("feature",), **second}
+        first = {"weight": ("component",), "loc": ("feature",), "y": ("feature",)}
+        return {**first, **_SECOND_DIMS[self.covariance]}
 
     @property
     def units(self) -> Mapping[str, str]:
@@ -197,12 +198,13 @@ class GaussianMixture(Story):
     def _scatter(self, size: int) -> Tensor:
         """(D,): diagonal of the inverse-Wishart's scale."""
         spread = _per_column(self.spread, 1.0, size)
-        return spread.square() / self.n_components ** (2 / size)
+        scatter: Tensor = spread.square() / self.n_components ** (2 / size)
+        return scatter
 
     def _wishart(self, scatter: Tensor) -> InverseWishart:
         return InverseWishart(len(scatter) + self.extra_df, scatter.diag())
 
-    def _inverse_gamma(self, scatter: Tensor) -> dist.TorchDistribution:
+    def _inverse_gamma(self, scatter: Tensor) -> Any:
         half_df = torch.full((), 0.5 * (len(scatter) + self.extra_df))
         if self.covariance == "spherical":
             return dist.InverseGamma(half_df, 0.5 * scatter.mean())
@@ -405,7 +407,9 @@ class GaussianMixture(Story):
         floor = self._floor(latents["loc"]) / self.floor
         if self.covariance in ("full", "tied"):
             root = floor.sqrt()
-            least = torch.linalg.eigvalsh(latents["covariance"] / torch.outer(root, root))[..., 0]
+            least: Tensor = torch.linalg.eigvalsh(latents["covariance"] / torch.outer(root, root))[
+                ..., 0
+            ]
             return least.expand(self.n_components)
         if self.covariance == "spherical":
             return latents["variance"] / floor.mean()

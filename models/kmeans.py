@@ -173,7 +173,9 @@ class KMeans(Story):
         """Log joint at the best labels from the rows' squared distances (N,) to their centres."""
         variance = self._deviation**2
         log_constant = 0.5 * size * (LOG_2PI + np.log(variance)) + np.log(self.n_clusters)
-        return -0.5 * squared.sum(dtype=torch.float64) / variance - len(squared) * log_constant
+        inertia = squared.sum(dtype=torch.float64)
+        log_joint: Tensor = -0.5 * inertia / variance - len(squared) * log_constant
+        return log_joint
 
     def _mixture(self, latents: Latents) -> gmm.Mixture:
         loc = latents["loc"]

@@ -59,32 +59,46 @@ def parameters_of(fit: Fitted) -> Parameters:
     posterior = fit.tree["posterior"].to_dataset()
     kept, left_out = _sites(fit, posterior)
     found = diagnose(posterior[list(kept)])
-    quantiles = [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
-    scalars = []
-    for place, (label, draws) in enumerate(zip(found.names, found.draws, strict=True)):
-        if fit.method.kind == "point":
-            scalars.append(Scalar(label, draws, float(draws[0, 0]), *[math.nan] * 7))
-            continue
-        sd = float(draws.std(ddof=1)) if draws.size > 1 else 0.0
-        low, high = np.quantile(draws, quantiles)
-        several = fit.method.kind == "draws"
-        scalars.append(
-            Scalar(
-                label,
-                draws,
-                mean=float(draws.mean()),
-                sd=sd,
-                low=float(low),
-                high=float(high),
-                r_hat=float(found.r_hat[place]) if several else math.nan,
-                ess_bulk=float(found.ess_bulk[place]) if several else math.nan,
-                ess_tail=float(found.ess_tail[place]) if several else math.nan,
-                mcse=float(found.mcse[place]) * sd,
-            )
+    scalars = [
+        _scalar(fit.method.kind, label, draws, (r, bulk, tail, mcse))
+        for label, draws, r, bulk, tail, mcse in zip(
+            found.names,
+            found.draws,
+            found.r_hat,
+            found.ess_bulk,
+            found.ess_tail,
+            found.mcse,
+            strict=True,
         )
+    ]
     if fit.method.kind == "draws":
         scalars.sort(key=_trouble, reverse=True)
     return Parameters(tuple(scalars), left_out)
+
+
+def _scalar(
+    kind: str, label: str, draws: NDArray[np.float64], mixing: tuple[float, float, float, float]
+) -> Scalar:
+    """One number summarised; ``mixing`` is R-hat, bulk and tail ESS, and MCSE in its own sd."""
+    if kind == "point":
+        return Scalar(label, draws, float(draws[0, 0]), *[math.nan] * 7)
+    usable = bool(np.isfinite(draws).all())
+    sd = float(draws.std(ddof=1)) if usable and draws.size > 1 else math.nan
+    ends = [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
+    low, high = np.quantile(draws, ends) if usable else (math.nan, math.nan)
+    r_hat, bulk, tail = mixing[:3] if kind == "draws" else (math.nan,) * 3
+    return Scalar(
+        label,
+        draws,
+        mean=float(draws.mean()) if usable else math.nan,
+        sd=sd,
+        low=float(low),
+        high=float(high),
+        r_hat=float(r_hat),
+        ess_bulk=float(bulk),
+        ess_tail=float(tail),
+        mcse=float(mixing[3]) * sd,
+    )
 
 
 def _sites(fit: Fitted, posterior: xr.Dataset) -> tuple[list[str], tuple[str, ...]]:

@@ -7,26 +7,25 @@ rises. Then the density has no maximum, and the highest number seen on the way m
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.distributions import constraints
 
 from storyzoo.errors import NoModeError
 from storyzoo.inference.engine.ascent import (
-    ENDED,
     Array,
     Ascent,
     Ascents,
     Evaluate,
-    State,
     as_array,
     pack,
     unpack,
 )
+from storyzoo.inference.engine.coordinates import limit_in_words, real_coordinates, slot_at
 from storyzoo.inference.engine.density import LogDensity, Slot
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.resume import Keeper
@@ -46,6 +45,7 @@ MOST_MOVES = 20
 """How often a row that stopped below a higher point beside it is sent on."""
 PROBES = 4
 """Coordinates of each site, those with the steepest gradient, that are tried at the end."""
+MOST_PROBES = 64
 PRIOR_SHARE = 4
 """Every which start is a prior draw where the story has starts of its own."""
 EDGE = 4.0
@@ -96,12 +96,12 @@ class Search:
             for state in climb.steps():
                 progress.update(1, best=f"{climb.best:.4f}", climbing=climb.still)
                 if keeper.due:
-                    keeper.save(state)
+                    keeper.save(climb.packed(state))
                 if budget.spent:
                     stopped = "minutes"
                     break
         except KeyboardInterrupt:
-            keeper.save(state)
+            keeper.save(climb.packed(state))
             if not climb.ended.any():
                 raise
             stopped = "interrupted"
@@ -127,6 +127,15 @@ def evaluator(density: LogDensity) -> Evaluate:
     return evaluate
 
 
+def compile_seconds(density: LogDensity) -> float:
+    """Trace the density now, at one point and over a block; the seconds that it took."""
+    before = time.perf_counter()
+    origin = torch.zeros(density.dim, dtype=density.dtype, device=density.device)
+    density.value_and_gradient(origin)
+    density.batch_value_and_gradient(origin[None])
+    return time.perf_counter() - before
+
+
 class _Climb:
     """The restarts of one search, where they started and what became of them."""
 
@@ -138,6 +147,7 @@ class _Climb:
             tolerance=search.tolerance,
             precision=torch.finfo(self.density.dtype).eps,
         )
+        self.real = real_coordinates(self.density)
         stored = keeper.load()
         self.resumed = 0
         if stored is None:
@@ -253,7 +263,7 @@ class _Climb:
     def _higher(self, row: int) -> Array | None:
         """A clearly higher point one unit along a coordinate: then this is no mode."""
         gradient = self.ascents.state.gradient[row]
-        places = np.concatenate([_steepest(gradient, slot) for slot in self.density.slots])
+        places = np.concatenate([_greatest(gradient, slot) for slot in self.density.slots])
         points, rises = self._beside(row, places, np.sign(gradient[places]))
         best = int(rises.argmax())
         return points[best] if rises[best] > RISE else None
@@ -263,46 +273,33 @@ class _Climb:
         state = self.ascents.state
         if np.isposinf(state.value[row]):
             return "no mode exists: the objective becomes infinite"
-        travelled = state.q[row] - self.starts[row]
-        far = [
-            place
-            for slot in self.density.slots
-            if not _is_real(slot)
-            for place in range(slot.offset, slot.end)
-            if abs(travelled[place]) > FAR
-        ]
-        if not far:
+        travelled = np.where(self.real, 0.0, state.q[row] - self.starts[row])
+        places = np.argsort(-np.abs(travelled))[:MOST_PROBES]
+        places = places[np.abs(travelled[places]) > FAR]
+        if not len(places):
             return ""
-        places = np.array(sorted(far, key=lambda i: -abs(travelled[i]))[:64])
         _, rises = self._beside(row, places, np.sign(travelled[places]))
         best = int(rises.argmax())
         if rises[best] <= RISE:
             return ""
-        slot = _slot_at(self.density, int(places[best]))
-        return self._told(row, slot, towards_zero=bool(travelled[places[best]] < 0))
-
-    def _told(self, row: int, slot: Slot, towards_zero: bool) -> str:
-        value = self.ascents.state.value[row]
-        where = _limit(slot, towards_zero)
+        slot = slot_at(self.density, int(places[best]))
+        where = limit_in_words(self.density, slot, bool(travelled[places[best]] < 0))
         return (
             f"no mode exists: the density rises without bound as '{slot.name}' goes to {where} "
-            f"(log density {value:.1f} and rising at restart {row})"
+            f"(log density {state.value[row]:.1f} and rising in restart {row})"
         )
 
     def _endless(self, row: int) -> str:
         """Whether the objective never falls where the real sites are scaled up to infinity."""
         state = self.ascents.state
-        ray = np.zeros_like(state.q[row])
-        for slot in self.density.slots:
-            if _is_real(slot):
-                ray[slot.offset : slot.end] = state.q[row, slot.offset : slot.end]
+        ray = np.where(self.real, state.q[row], 0.0)
         size = np.linalg.norm(ray)
         if not size > 0:
             return ""
         value = self._values((state.q[row] + INFINITY / size * ray)[None])[0]
         if value < state.value[row] - 1e-6 * max(1.0, abs(state.value[row])):
             return ""
-        slot = _slot_at(self.density, int(np.abs(ray).argmax()))
+        slot = slot_at(self.density, int(np.abs(ray).argmax()))
         return (
             f"no mode exists: the density is no lower with '{slot.name}' {INFINITY / size:.0e} "
             f"times as large (restart {row}), so that nothing holds it"
@@ -357,18 +354,16 @@ class _Climb:
 
     def _notes(self, row: int) -> Iterator[str]:
         """Sites whose mode lies on the edge of their support."""
-        q = self.ascents.state.q[row]
+        q = np.where(self.real, 0.0, self.ascents.state.q[row])
         for slot in self.density.slots:
-            if _is_real(slot):
-                continue
-            own = np.arange(slot.offset, slot.end)
-            places = own[np.abs(q[own]) > EDGE]
-            places = places[np.argsort(-np.abs(q[places]))][:PROBES]
+            places = _greatest(q, slot)
+            places = places[np.abs(q[places]) > EDGE]
             if not len(places):
                 continue
             _, rises = self._beside(row, places, EDGE * np.sign(q[places]))
             if rises.max() > -1e-3:
-                where = _limit(slot, bool(q[places[rises.argmax()]] < 0))
+                below = bool(q[places[rises.argmax()]] < 0)
+                where = limit_in_words(self.density, slot, below)
                 yield f"the mode lies on the edge of the support: '{slot.name}' goes to {where}"
 
     # -- what is stored ------------------------------------------------------------------
@@ -380,6 +375,11 @@ class _Climb:
         lists = {name: list(own[name]) for name in ("texts", "escapes")}
         return {**own, **lists, "moved": self.moved.copy(), "state": self.ascents.state}
 
+    @staticmethod
+    def packed(boundary: dict[str, Any]) -> dict[str, Any]:
+        """The same as arrays."""
+        return {**{k: v for k, v in boundary.items() if k != "state"}, **pack(boundary["state"])}
+
     def _go_on(self, stored: dict[str, np.ndarray]) -> None:
         self.starts, self.moved = stored["starts"], stored["moved"]
         self.spent, self.looked = int(stored["spent"]), int(stored["looked"])
@@ -390,30 +390,7 @@ class _Climb:
         self.resumed = self.evaluations
 
 
-def _steepest(gradient: Array, slot: Slot) -> Array:
-    """Places of the steepest coordinates of one site."""
-    own = np.abs(gradient[slot.offset : slot.end])
+def _greatest(values: Array, slot: Slot) -> Array:
+    """Places of the greatest values of one site, signs apart."""
+    own = np.abs(values[slot.offset : slot.end])
     return slot.offset + np.argsort(-own)[:PROBES]
-
-
-def _slot_at(density: LogDensity, place: int) -> Slot:
-    return next(slot for slot in density.slots if slot.offset <= place < slot.end)
-
-
-def _is_real(slot: Slot) -> bool:
-    """Whether a site is on the real line as it is, not through an exponential."""
-    support: Any = slot.transform.codomain
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support is constraints.real
-
-
-def _limit(slot: Slot, towards_zero: bool) -> str:
-    """Where a bounded site runs to, in words."""
-    support: Any = slot.transform.codomain
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    if isinstance(support, constraints.greater_than):
-        low = float(torch.as_tensor(support.lower_bound).min())
-        return f"{low:g}" if towards_zero else "infinity"
-    return "the edge of its support"

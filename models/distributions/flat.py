@@ -48,7 +48,7 @@ class Flat(TorchDistribution):
         return self._support
 
     def expand(self, batch_shape: Size, _instance: Flat | None = None) -> Flat:
-        new: Flat = self._get_checked_instance(Flat, _instance)
+        new: Flat = self._get_checked_instance(Flat, _instance)  # type: ignore[no-untyped-call]
         new._support = self._support
         super(Flat, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args

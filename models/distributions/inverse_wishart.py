@@ -42,7 +42,7 @@ class InverseWishart(TorchDistribution):
 
     def expand(self, batch_shape: Size, _instance: InverseWishart | None = None) -> InverseWishart:
         batch_shape = torch.Size(batch_shape)
-        new: InverseWishart = self._get_checked_instance(InverseWishart, _instance)
+        new: InverseWishart = self._get_checked_instance(InverseWishart, _instance)  # type: ignore[no-untyped-call]
         new.df = self.df.expand(batch_shape)
         new.scale = self.scale.expand(*batch_shape, *self.event_shape)
         new._factor = self._factor.expand_as(new.scale)
@@ -56,13 +56,14 @@ class InverseWishart(TorchDistribution):
         size = self.event_shape[-1]
         factor = cholesky(value)
         whitened = torch.linalg.solve_triangular(factor, self._factor, upper=False)
-        return (
+        log_density: Tensor = (
             self.df * log_diagonal(self._factor)
             - (self.df + size + 1) * log_diagonal(factor)
             - 0.5 * whitened.square().sum((-2, -1))
             - 0.5 * size * math.log(2.0) * self.df
             - _log_multivariate_gamma(0.5 * self.df, size)
         )
+        return log_density
 
     def rsample(self, sample_shape: Size = ()) -> Tensor:
         """``S = L A^-T A^-1 L^T`` where ``scale = L L^T`` and ``A A^T`` is Wishart(df, I)."""
@@ -73,7 +74,8 @@ class InverseWishart(TorchDistribution):
         chi2 = 2.0 * torch._standard_gamma(0.5 * degrees.expand(shape[:-1]))
         bartlett = below + torch.diag_embed(chi2.sqrt())
         root = torch.linalg.solve_triangular(bartlett, self._factor.mT.expand(shape), upper=False)
-        return root.mT @ root
+        draw: Tensor = root.mT @ root
+        return draw
 
     @property
     def mean(self) -> Tensor:

@@ -53,7 +53,7 @@ class Ordered(TorchDistribution):
         super().__init__(base.batch_shape[:-1], base.batch_shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Size, _instance: Ordered | None = None) -> Ordered:
-        new: Ordered = self._get_checked_instance(Ordered, _instance)
+        new: Ordered = self._get_checked_instance(Ordered, _instance)  # type: ignore[no-untyped-call]
         batch_shape = torch.Size(batch_shape)
         new.base = self.base.expand(batch_shape + self.event_shape)
         new.normalised = self.normalised

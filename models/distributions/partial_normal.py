@@ -13,7 +13,7 @@ _BLOCK_ENTRIES = 2**22
 """Entries of the covariance matrices that are held at a time."""
 
 
-class PartialNormal(MultivariateNormal):  # type: ignore[misc]
+class PartialNormal(MultivariateNormal):
     """``Normal(loc, L L^T)`` that can leave out what is missing, exactly.
 
     ``mask_missing(observed)`` gives the distribution whose ``log_prob`` is that of the observed
@@ -26,11 +26,11 @@ class PartialNormal(MultivariateNormal):  # type: ignore[misc]
     _observed: Tensor | None = None
 
     def expand(self, batch_shape: Size, _instance: PartialNormal | None = None) -> PartialNormal:
-        new: PartialNormal = super().expand(
-            batch_shape, self._get_checked_instance(PartialNormal, _instance)
-        )
+        new = self._get_checked_instance(PartialNormal, _instance)  # type: ignore[no-untyped-call]
+        new = super().expand(batch_shape, new)  # type: ignore[no-untyped-call]
         new._observed = self._observed
-        return new
+        partial: PartialNormal = new
+        return partial
 
     def mask_missing(self, observed: Tensor) -> PartialNormal:
         """The distribution of the elements where ``observed`` (*rows, D) is true."""
@@ -41,7 +41,7 @@ class PartialNormal(MultivariateNormal):  # type: ignore[misc]
     def log_prob(self, value: Tensor) -> Tensor:
         """Each row's own covariance with its missing part made the identity, in blocks of rows."""
         if self._observed is None:
-            return super().log_prob(value)
+            return super().log_prob(value)  # type: ignore[no-any-return,no-untyped-call]
         parts = (self.loc, self.scale_tril, value, self._observed)
         if not self.batch_shape:
             return _log_observed(*parts)
@@ -64,4 +64,5 @@ def _log_observed(loc: Tensor, factor: Tensor, value: Tensor, observed: Tensor) 
     deviation = torch.where(observed, value - loc, 0.0)
     whitened = torch.linalg.solve_triangular(own, deviation.unsqueeze(-1), upper=False)
     squared = whitened.square().sum((-2, -1))
-    return -0.5 * (squared + seen.sum(-1) * LOG_2PI) - log_diagonal(own)
+    log_density: Tensor = -0.5 * (squared + seen.sum(-1) * LOG_2PI) - log_diagonal(own)
+    return log_density

@@ -146,5 +146,6 @@ def floor_eigenvalues(covariance: Tensor, floor: Tensor) -> Tensor:
     if not torch.linalg.cholesky_ex(relative - eye).info.any():
         return relative * unit
     values, vectors = torch.linalg.eigh(relative)
-    raised = (vectors * values.clamp(min=1.0).unsqueeze(-2)) @ vectors.mT
-    return 0.5 * (raised + raised.mT) * unit
+    root = vectors * values.clamp(min=1.0).sqrt().unsqueeze(-2)
+    raised: Tensor = root @ root.mT * unit
+    return raised

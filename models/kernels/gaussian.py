@@ -142,7 +142,7 @@ def log_normal(y: Tensor, loc: Tensor, covariance: Tensor) -> Tensor:
     centre = centre.reshape(patterns, k * size, 1)
     whitened = whitener[tiles.of] @ tiles.deviation - centre[tiles.of]
     squared = whitened.square().reshape(q, k, size, -1).sum(2)
-    log_density = -0.5 * squared - constant.expand(patterns, k)[tiles.of].unsqueeze(-1)
+    log_density: Tensor = -0.5 * squared - constant.expand(patterns, k)[tiles.of].unsqueeze(-1)
     return log_density.movedim(1, 0).reshape(k, -1)[:, tiles.place]
 
 

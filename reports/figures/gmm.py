@@ -48,7 +48,7 @@ class Mixture:
     @property
     def components(self) -> int:
         """K."""
-        return self.weight.shape[1]
+        return int(self.weight.shape[1])
 
     def mean(self) -> Mixture:
         """The mixture of mean parameters, as one draw."""

@@ -40,9 +40,11 @@ def sampler_figures(fit: Fitted, scalars: Sequence[Scalar]) -> list[Figure]:
     figures = [ranks(worst), traces(worst, divergent)]
     if len(scalars) > 1:
         figures.append(pair(scalars[:40], divergent))
-    energy_of_draws = _statistic(fit, "energy")
-    if energy_of_draws is not None:
-        figures.append(energy(energy_of_draws))
+    recorded = _statistic(fit, "energy")
+    if recorded is not None:
+        usable = recorded[np.isfinite(recorded).all(axis=1) & (np.ptp(recorded, axis=1) > 0)]
+        if len(usable) and usable.shape[1] > 2:
+            figures.append(energy(usable))
     return figures
 
 
@@ -313,22 +315,19 @@ def energy(values: Array) -> Figure:
     Momentum drawn anew must be able to change the energy as much as it varies; E-BFMI is the ratio
     of the two variances (Betancourt 2016, arXiv:1604.00695).
     """
-    values = np.where(np.isfinite(values), values, np.nan)
-    marginal = (values - np.nanmean(values, axis=1, keepdims=True)).ravel()
+    marginal = (values - values.mean(axis=1, keepdims=True)).ravel()
     change = np.diff(values, axis=1).ravel()
-    marginal, change = marginal[np.isfinite(marginal)], change[np.isfinite(change)]
     canvas = Canvas(height=235)
-    if len(marginal) and len(change):
-        low, high = np.quantile(np.concatenate([marginal, change]), [0.001, 0.999])
-        edges = np.linspace(float(low), float(high), 42)
-        for sample, role, style in ((marginal, "c0", "-"), (change, "c1", "--")):
-            height, _ = np.histogram(sample, edges, density=True)
-            canvas.axes.stairs(height, edges, fill=True, color=colour(role), alpha=0.28, lw=0)
-            canvas.axes.stairs(height, edges, color=colour(role), lw=1.2, ls=style)
+    low, high = np.quantile(np.concatenate([marginal, change]), [0.001, 0.999])
+    edges = np.linspace(float(low), float(high), 42)
+    for sample, role, style in ((marginal, "c0", "-"), (change, "c1", "--")):
+        height = np.histogram(sample, edges)[0] / len(sample)
+        canvas.axes.stairs(height, edges, fill=True, color=colour(role), alpha=0.28, lw=0)
+        canvas.axes.stairs(height, edges, color=colour(role), lw=1.2, ls=style)
     canvas.axes.set_yticks([])
     canvas.axes.spines["left"].set_visible(False)
     canvas.axes.set_xlabel("energy, nats about the mean")
-    mixing = np.nanmean(np.diff(values, axis=1) ** 2, axis=1) / np.nanvar(values, axis=1)
+    mixing = (np.diff(values, axis=1) ** 2).mean(1) / values.var(axis=1)
     said = ", ".join(f"{ratio:.2f}" for ratio in mixing[:8])
     caption = (
         "Energy: the narrower the dashed orange, the slower the sampler crosses the posterior. "

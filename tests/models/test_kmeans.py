@@ -164,7 +164,7 @@ def test_impossible_fields_are_refused(fields: dict[str, Any]) -> None:
 
 
 def hole() -> np.ndarray:
-    y = IRIS.copy()
+    y = np.array(IRIS)
     y[4, 2] = np.nan
     return y
 

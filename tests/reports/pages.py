@@ -272,6 +272,12 @@ def mixture_fit(
     )
 
 
+def values_of(fit: PageFit, name: str, group: str = "posterior") -> Array:
+    """The array behind a variable of the tree: what is written to it shows in the fit."""
+    values: Array = fit.tree[group].to_dataset()[name].values
+    return values
+
+
 def compared(fits: Sequence[PageFit], **more: Any) -> PageComparison:
     """A comparison of fits as they are."""
     best, reason = choose_best(fits)

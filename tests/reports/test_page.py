@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tests.reports.pages import (
     compared,
     mixture_fit,
     schools_fit,
+    values_of,
 )
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -91,6 +93,7 @@ def section(page: str, anchor: str) -> str:
     return read(found[0]).words
 
 
+@cache
 def pages() -> dict[str, str]:
     """One page of each kind."""
     fits = [mixture_fit("point"), mixture_fit("approximation"), mixture_fit("draws")]
@@ -102,11 +105,9 @@ def pages() -> dict[str, str]:
     }
 
 
-PAGES = pages()
-
-
-@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES.keys())
-def test_a_page_is_one_well_formed_file_without_script_or_request(page: str) -> None:
+@pytest.mark.parametrize("kind", ["draws", "approximation", "point", "comparison"])
+def test_a_page_is_one_well_formed_file_without_script_or_request(kind: str) -> None:
+    page = pages()[kind]
     reading = read(page)
     assert not reading.unbalanced
     assert not reading.open
@@ -121,8 +122,9 @@ def test_a_page_is_one_well_formed_file_without_script_or_request(page: str) -> 
     assert len(page.encode()) < 600_000
 
 
-@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES.keys())
-def test_one_page_serves_light_dark_and_print(page: str) -> None:
+@pytest.mark.parametrize("kind", ["draws", "approximation", "point", "comparison"])
+def test_one_page_serves_light_dark_and_print(kind: str) -> None:
+    page = pages()[kind]
     assert "@media screen and (prefers-color-scheme: dark)" in page
     assert "@media print" in page
     assert 'name="viewport"' in page
@@ -140,7 +142,7 @@ def test_the_verdict_comes_first_with_symbol_word_and_steps_in_order() -> None:
         *(step.replace("`", "") for step in fit.verdict.do_next),
         "✖ fail",
         "✔ pass",
-        "Parameters Posterior summary",
+        "Posterior summary, worst first",
         "Do the chains agree?",
         "Fit to the data",
         "Hyperparameters",
@@ -148,10 +150,10 @@ def test_the_verdict_comes_first_with_symbol_word_and_steps_in_order() -> None:
         "Notes",
     ]
     squeezed = re.sub(r"\s+", "", words)
-    places = [squeezed.find(re.sub(r"\s+", "", text)) for text in order]
-    assert -1 not in places, order[places.index(-1)]
-    rising = [p for p, text in zip(places, order, strict=True) if text not in ("✔ pass",)]
-    assert rising == sorted(rising)
+    places = [0]
+    for text in order:  # each after the one before
+        places.append(squeezed.find(re.sub(r"\s+", "", text), places[-1]))
+        assert places[-1] >= 0, text
 
 
 def judged(fit: PageFit, *checks: Check) -> str:
@@ -187,30 +189,29 @@ def test_a_threshold_is_said_once(threshold: float | None, where: str, expected:
 
 def test_the_table_is_worst_first_with_marks_and_no_idle_digit() -> None:
     fit = schools_fit()
-    fit.tree["posterior"]["mu"].values[0] += 9
+    values_of(fit, "mu")[0] += 9
     page = fit_page(fit)
     words = section(page, "parameters")
     assert words.index("mu") < words.index("tau")
     assert "R-hat" in words
-    assert re.search(r"mu \d\.\d .*? ✖ 1\.\d{3} ✖ \d+", words)
+    assert re.search(r"mu \d+ \d+ −?\d+ … \d+ ✖ 1\.\d{3} ✖ \d+", words)
     scalar = parameters_of(fit).scalars[0]
     assert scalar.label == "mu"
-    places = max(0, -int(np.floor(np.log10(scalar.mcse))))
-    assert f"{scalar.mean:.{places}f}" in words
-    assert f"{scalar.mean:.{places + 1}f}" not in words
+    assert scalar.mcse > 1  # so that a decimal of the mean would be noise
+    assert f"mu {scalar.mean:.0f} {scalar.sd:.0f}" in words
 
 
 def test_a_point_has_values_only_and_is_called_no_posterior() -> None:
-    words = section(PAGES["point"], "parameters")
+    words = section(pages()["point"], "parameters")
     assert "value" in words
     for banned in ("posterior", "Posterior", "interval", "R-hat", "ESS", "sd"):
         assert banned not in words
-    assert "data simulated from the estimate" in PAGES["point"]
-    assert "Restart 5 (−3.000 nats): component 2 holds 3 points" in PAGES["point"]
+    assert "data simulated from the estimate" in pages()["point"]
+    assert "Restart 5 (−3.000 nats): component 2 holds 3 points" in pages()["point"]
 
 
 def test_an_approximation_has_intervals_but_no_chains() -> None:
-    words = section(PAGES["approximation"], "parameters")
+    words = section(pages()["approximation"], "parameters")
     assert "89 % interval" in words
     assert "R-hat" not in words
     assert "may be narrower than the posterior" in words
@@ -232,7 +233,7 @@ def test_the_run_and_the_settings_are_told() -> None:
     fit.description = {"data": {"sha256": "0123456789abcdef" * 4, "heldout_rows": 7}}
     fit.notes = ("column 'id' was left out",)
     words = section(fit_page(fit), "fitted")
-    for text in ("made-up", "12\u202f345", "prior draws", "chains 4", "0123456789abcdef", "rows 8"):
+    for text in ("made-up", "12 345", "prior draws", "chains 4", "0123456789abcdef", "rows 8"):
         assert text in words
     assert "rows held out 7" in words
     assert "column 'id' was left out" in words
@@ -322,22 +323,22 @@ def spoilt(what: str) -> PageFit:
     if what == "one chain of two draws":
         return schools_fit(chains=1, count=2, diverging=False)
     fit = schools_fit(count=20)
-    posterior = fit.tree["posterior"]
+    sites = ("mu", "tau", "theta")
     if what == "all missing":
-        for name in posterior.data_vars:
-            posterior[name].values[:] = np.nan
+        for name in sites:
+            values_of(fit, name)[:] = np.nan
     if what == "one infinite":
-        posterior["tau"].values[1, 3] = np.inf
+        values_of(fit, "tau")[1, 3] = np.inf
     if what == "nothing moves":
-        for name in posterior.data_vars:
-            posterior[name].values[:] = 1.0
+        for name in sites:
+            values_of(fit, name)[:] = 1.0
     if what == "huge and tiny":
-        posterior["mu"].values[:] *= 1e30
-        posterior["tau"].values[:] *= 1e-30
+        values_of(fit, "mu")[:] *= 1e30
+        values_of(fit, "tau")[:] *= 1e-30
     if what == "every draw diverges":
-        fit.tree["sample_stats"]["diverging"].values[:] = True
+        values_of(fit, "diverging", "sample_stats")[:] = True
     if what == "energy is missing":
-        fit.tree["sample_stats"]["energy"].values[:] = np.nan
+        values_of(fit, "energy", "sample_stats")[:] = np.nan
     return fit
 
 
@@ -367,9 +368,7 @@ def test_the_comparison_says_first_which_answer_to_trust() -> None:
     comparison = compared(fits)
     page = compare_page(comparison)
     words = read(page).words
-    assert words.index(comparison.reason[:20]) < words.index("Fits compared verdict seconds") or (
-        words.index(comparison.reason[:20]) < words.index("held-out log likelihood")
-    )
+    assert words.index(comparison.reason[:20]) < words.index("gradient evaluations")
     table = section(page, "table")
     for heading in (
         "verdict",
@@ -425,10 +424,9 @@ def test_a_comparison_may_trust_none() -> None:
 def test_labels_are_matched_before_fits_are_drawn_together() -> None:
     straight = mixture_fit("point")
     crossed = mixture_fit("point")
-    posterior = crossed.tree["posterior"]
-    for name in posterior.data_vars:
-        axis = posterior[name].dims.index("component")
-        posterior[name].values[:] = np.roll(posterior[name].values, 1, axis=axis)
+    for name in ("weight", "loc", "covariance"):
+        values = values_of(crossed, name)
+        values[:] = np.roll(values, 1, axis=2)  # (chain, draw, component, ...)
     page = compare_page(compared([straight, crossed]))
     drawn = re.findall(r"<p class=\"name\">climbed \(\d\)</p>.*?</svg>", page, re.DOTALL)
     assert len(drawn) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -53,8 +55,9 @@ def test_a_conditioned_site_works_in_a_plain_trace() -> None:
     trace = poutine.trace(poutine.condition(model, data=values)).get_trace()
     expected = dist.Normal(torch.ones(4, 2), 2.0).log_prob(torch.zeros(4, 2)).sum()
     torch.testing.assert_close(trace.log_prob_sum(), expected)
-    assert trace.nodes["loc"]["fn"].batch_shape == (4,)
-    assert trace.nodes["loc"]["fn"].improper
+    prior: Any = trace.nodes["loc"]["fn"]
+    assert prior.batch_shape == (4,)
+    assert prior.improper
 
 
 def test_validation_finds_values_outside_the_support() -> None:
@@ -65,5 +68,9 @@ def test_validation_finds_values_outside_the_support() -> None:
 def test_it_traces_and_maps() -> None:
     flat = Flat(constraints.real, (3,), validate_args=False)
     points = torch.randn(5, 3)
-    traced = make_fx(torch.vmap(lambda x: flat.log_prob(x)))(points)
+
+    def log_prob(x: torch.Tensor) -> torch.Tensor:
+        return flat.log_prob(x)
+
+    traced = make_fx(torch.vmap(log_prob))(points)
     assert traced(points).tolist() == [0.0] * 5

@@ -67,7 +67,8 @@ def test_gradients_trace_and_map_over_values() -> None:
     values = q.sample((4,))
 
     def gradient(value: torch.Tensor) -> torch.Tensor:
-        return torch.func.grad(lambda x: q.log_prob(x))(value)
+        found: torch.Tensor = torch.func.grad(lambda x: q.log_prob(x))(value)
+        return found
 
     traced = make_fx(torch.vmap(gradient))(values)
     one_by_one = torch.stack([gradient(value) for value in values])

@@ -72,5 +72,9 @@ def test_the_base_is_scalar_with_a_length(base: dist.TorchDistribution) -> None:
 
 def test_it_traces_and_maps() -> None:
     points = torch.randn(5, 2).sort(-1).values
-    traced = make_fx(torch.vmap(torch.func.grad(lambda x: pair().log_prob(x))))(points)
+
+    def log_prob(x: torch.Tensor) -> torch.Tensor:
+        return pair().log_prob(x)
+
+    traced = make_fx(torch.vmap(torch.func.grad(log_prob)))(points)
     torch.testing.assert_close(traced(points), -points / 4.0)

@@ -94,7 +94,10 @@ def test_the_density_traces_and_maps_over_parameters(missing: bool) -> None:
     points = torch.stack([loc, loc + 0.5])
 
     def gradient(loc: Tensor) -> Tensor:
-        return torch.func.grad(lambda at: log_normal(y, at, covariance).logsumexp(0).sum())(loc)
+        found: Tensor = torch.func.grad(
+            lambda at: log_normal(y, at, covariance).logsumexp(0).sum()
+        )(loc)
+        return found
 
     traced = make_fx(torch.vmap(gradient))(points)
     torch.testing.assert_close(traced(points), torch.stack([gradient(loc) for loc in points]))

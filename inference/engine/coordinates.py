@@ -1,0 +1,69 @@
+"""Which coordinates of the flat vector are what they seem, and which are logarithms.
+
+A positive site lies in the vector by its logarithm, a probability by its log odds: a unit there is
+a factor, and twenty units are next to infinity. A real site lies there as it is, in whatever units
+the data have, and so do the entries of a covariance's root below its diagonal.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.distributions import constraints
+
+from storyzoo.inference.engine.density import LogDensity, Slot
+from storyzoo.inference.engine.transforms import to_support
+
+PROBE = 30.0
+
+
+def real_coordinates(density: LogDensity) -> NDArray[np.bool_]:
+    """(D,): whether a coordinate is in the units of its site."""
+    parts = [_real(density, slot) for slot in density.slots]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
+
+
+def slot_at(density: LogDensity, place: int) -> Slot:
+    """The site that a coordinate belongs to."""
+    return next(slot for slot in density.slots if slot.offset <= place < slot.end)
+
+
+def limit_in_words(density: LogDensity, slot: Slot, below: bool) -> str:
+    """What a logarithmic coordinate of a site runs to, downwards or upwards."""
+    support = innermost(density.structure.sites[slot.name].support)
+    if isinstance(support, constraints.greater_than | constraints.greater_than_eq):
+        low = float(torch.as_tensor(support.lower_bound).min())
+        return f"{low:g}" if below else "infinity"
+    return "the edge of its support"
+
+
+def innermost(support: Any) -> Any:
+    """A support without the dims that were declared events."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def _real(density: LogDensity, slot: Slot) -> NDArray[np.bool_]:
+    """Told by moving each coordinate of one event by 30 and by 60: a real one doubles its effect.
+
+    The square of a covariance's root quadruples; an exponential explodes, a sigmoid saturates.
+    """
+    support = innermost(density.structure.sites[slot.name].support)
+    event = slot.shape[len(slot.shape) - support.event_dim :]
+    transform = to_support(support, event)
+    inner = torch.Size(transform.inverse_shape(event))
+    points = PROBE * torch.eye(max(1, inner.numel()), dtype=torch.float64)
+    points = points.reshape((len(points), *inner)).to(density.device)
+    rest = transform(torch.zeros_like(points))
+    near, far = (_furthest(transform(size * points) - rest) for size in (1.0, 2.0))
+    ratio = far / near.clamp(min=1e-300)
+    pattern = ((ratio > 1.5) & (ratio < 5)).cpu().numpy()
+    return np.tile(pattern, slot.unconstrained.numel() // len(pattern))
+
+
+def _furthest(change: torch.Tensor) -> torch.Tensor:
+    return change.abs().reshape(len(change), -1).amax(-1)
