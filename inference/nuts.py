@@ -8,10 +8,9 @@ statistics are kept, apart from the draws.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from xarray import Dataset, DataTree
 
-from storyzoo.errors import RefusedError, RunFolderError, SettingError
+from storyzoo.errors import RefusedError, SettingError
 from storyzoo.inference.engine.chains import (
     ChainError,
     Gathered,
@@ -34,6 +33,7 @@ from storyzoo.inference.engine.density import LogDensity
 from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, require
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.pyro_nuts import STATISTICS, walk
+from storyzoo.inference.engine.resume import Keeper, fingerprint
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import posterior_tree
@@ -125,11 +125,12 @@ class NUTS(Method):
         density = target.density()
         compile_seconds = _compile(density)
         budget = Budget(self.minutes)
-        kept = _Kept(checkpoint, _fingerprint(self, target, seed))
+        mark = fingerprint(self, target, seed, apart=("minutes", "cores"))
+        kept = _Kept(checkpoint, mark, self.chains)
         seeds = np.random.SeedSequence(seed).spawn(self.chains)
         starts = kept.starts() or self._starts(target, density, seeds, progress)
         kept.save_starts(starts)
-        finished = kept.finished(self.chains)
+        finished = kept.finished()
         forked = can_fork(target.device)
         cores = min(self.cores or available_cores(), self.chains) if forked else 1
 
@@ -377,67 +378,38 @@ class _Shown:
 class _Kept:
     """The run's checkpoint: where the chains started, and every chain that came to its end."""
 
-    def __init__(self, checkpoint: Checkpoint | None, fingerprint: str) -> None:
-        self._checkpoint, self._fingerprint = checkpoint, fingerprint
+    def __init__(self, checkpoint: Checkpoint | None, mark: str, chains: int) -> None:
+        children = [checkpoint.child(f"chain{i}") if checkpoint else None for i in range(chains)]
+        self._run = Keeper(checkpoint, mark)
+        self._chains = [Keeper(child, mark) for child in children]
         self.resumed = False
 
     def starts(self) -> Starts | None:
         """The starts of the run that is gone on with, if any."""
-        state = self._load(self._checkpoint)
+        state = self._run.load()
         if state is None:
             return None
         self.resumed = True
-        return Starts(
-            torch.from_numpy(state["points"]),
-            str(state["words"]),
-            bool(state["one_mode"]),
-            int(state["evaluations"]),
-        )
+        words, one_mode = str(state["words"]), bool(state["one_mode"])
+        return Starts(torch.from_numpy(state["points"]), words, one_mode, int(state["evaluations"]))
 
     def save_starts(self, starts: Starts) -> None:
         """Keep them, since finding them may have taken long."""
-        if self._checkpoint is not None and not self.resumed:
-            state = {**vars(starts), "points": starts.points.cpu().numpy()}
-            self._checkpoint.save({**state, "fingerprint": self._fingerprint})
+        if not self.resumed:
+            self._run.save({**vars(starts), "points": starts.points.cpu().numpy()})
 
-    def finished(self, chains: int) -> dict[int, np.ndarray]:
+    def finished(self) -> dict[int, np.ndarray]:
         """All rows of each chain that had come to its end."""
-        if self._checkpoint is None or not self.resumed:
-            return {}
-        states = {i: self._load(self._checkpoint.child(f"chain{i}")) for i in range(chains)}
+        states = {i: keeper.load() for i, keeper in enumerate(self._chains)} if self.resumed else {}
         return {i: state["rows"] for i, state in states.items() if state is not None}
 
     def save(self, chain: int, rows: np.ndarray) -> None:
         """Keep a chain that came to its end."""
-        if self._checkpoint is not None:
-            child = self._checkpoint.child(f"chain{chain}")
-            child.save({"rows": rows, "fingerprint": self._fingerprint})
+        self._chains[chain].save({"rows": rows})
 
     def remove(self) -> None:
         """The run has ended."""
-        if self._checkpoint is not None:
-            self._checkpoint.remove()
-
-    def _load(self, checkpoint: Checkpoint | None) -> dict[str, np.ndarray] | None:
-        state = checkpoint.load() if checkpoint is not None else None
-        if state is None or str(state.get("fingerprint")) == self._fingerprint:
-            return state
-        assert checkpoint is not None
-        raise RunFolderError(
-            f"{checkpoint.path}: belongs to a run with another story, data, seed or settings; "
-            "choose another --out"
-        )
-
-
-def _fingerprint(nuts: NUTS, target: Target, seed: int) -> str:
-    """What the draws depend on, as one text."""
-    settings = {k: v for k, v in asdict(nuts).items() if k not in ("minutes", "cores")}
-    content = hashlib.sha256(f"{target.story!r} {target.device} {settings} {seed}".encode())
-    for name, value in sorted(target.data.items()):
-        content.update(name.encode())
-        array = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        content.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
-    return f"nuts {content.hexdigest()}"
+        self._run.remove()
 
 
 # -- rows ----------------------------------------------------------------------------------

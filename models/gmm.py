@@ -71,7 +71,6 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.distributions import constraints
 from torch import Tensor
 
 from storyzoo.errors import DataError, SettingError, nearest
@@ -84,6 +83,7 @@ from storyzoo.models.kernels.gaussian import (
     log_normal_independent,
     patterns,
 )
+from storyzoo.models.kernels.gmm_guide import ConjugateGuide
 from storyzoo.story import Data, Expectation, Latents, Story
 
 Shape = Literal["full", "tied", "diagonal", "spherical"]
@@ -416,61 +416,15 @@ class GaussianMixture(Story):
         return (latents["variance"] / floor).amin(-1)
 
     def guide(self, data: Data) -> Callable[[Tensor], None]:
-        """Dirichlet weights, normal-inverse-Wishart components: the conjugate family.
-
-        Mean field between components, but each location is tied to its own covariance
-        (Bishop 2006, §10.2). It starts at one of the story's own starts, as sure as that many
-        rows make it.
-        """
-        seed = int(torch.randint(2**31 - 1, (), device="cpu"))
+        """The conjugate family, from a start of the story's own; see ``kernels/gmm_guide.py``."""
+        seed = int(torch.randint(2**31 - 1, (), device="cpu"))  # the caller has seeded torch
         start = self.initial(data, np.random.default_rng(seed))
-        rows = len(data["y"]) * start["weight"]
-        prior = self._conjugate(start["loc"])
-
-        def guide(y: Tensor) -> None:
-            size = y.shape[-1]
-            positive, above = constraints.positive, constraints.greater_than(size - 1.0)
-            concentration = pyro.param(
-                "weight.concentration", lambda: rows + self.concentration, constraint=positive
-            )
-            pyro.sample("weight", dist.Dirichlet(concentration))
-            mean = pyro.param("loc.mean", lambda: start["loc"].clone())
-            worth = pyro.param("loc.rows", lambda: rows + self.shrinkage, constraint=positive)
-            if self.covariance in ("full", "tied"):
-                seen = rows if self.covariance == "full" else rows.sum()
-                df = pyro.param("covariance.df", lambda: prior.df + seen, constraint=above)
-                scale = pyro.param(
-                    "covariance.scale",
-                    lambda: start["covariance"] * (prior.df + seen)[..., None, None],
-                    constraint=constraints.positive_definite,
-                )
-                wishart = InverseWishart(df, scale)
-                if self.covariance == "tied":
-                    covariance = pyro.sample("covariance", wishart)
-                with pyro.plate("component", self.n_components):
-                    if self.covariance == "full":
-                        covariance = pyro.sample("covariance", wishart)
-                    root = cholesky(covariance) / worth.sqrt()[:, None, None]
-                    pyro.sample("loc", dist.MultivariateNormal(mean, scale_tril=root))
-                return
-            spherical = self.covariance == "spherical"
-            seen = rows * size if spherical else rows.unsqueeze(-1).expand_as(start["variance"])
-            half_df = pyro.param(
-                "variance.half_df", lambda: 0.5 * (prior.df + seen), constraint=positive
-            )
-            rate = pyro.param(
-                "variance.rate",
-                lambda: 0.5 * (prior.df + seen) * start["variance"],
-                constraint=positive,
-            )
-            with pyro.plate("component", self.n_components):
-                around = dist.InverseGamma(half_df, rate)
-                variance = pyro.sample("variance", around if spherical else around.to_event(1))
-                wide = variance.unsqueeze(-1) if spherical else variance
-                scale = (wide / worth.unsqueeze(-1)).sqrt().expand_as(mean)
-                pyro.sample("loc", dist.Normal(mean, scale).to_event(1))
-
-        return guide
+        return ConjugateGuide(
+            start=start,
+            rows=len(data["y"]) * start["weight"],
+            df=data["y"].shape[1] + self.extra_df,
+            spherical=self.covariance == "spherical",
+        )
 
 
 def refuse_bad_rows(y: Tensor, groups: int, group: str) -> None:

@@ -390,7 +390,8 @@ def _run_beside(
 
     What a process leaves unfinished or refuses is met again, with its message, by the caller.
     """
-    waiting, running = list(plans), []
+    waiting = list(plans)
+    running: list[multiprocessing.process.BaseProcess] = []
     context = multiprocessing.get_context("fork")
     while waiting or running:
         while waiting and len(running) < jobs:
@@ -435,5 +436,5 @@ def compared(
 def align(fit: Fit, reference: Fit) -> DataTree:
     """The fit's tree with its labels matched to those of another fit of the same story."""
     fitted = fit.units.fitted(fit.tree)
-    against = reference.units.fitted(reference.tree)["posterior"]
+    against = reference.units.fitted(reference.tree)["posterior"].to_dataset()
     return fit.units.shown(relabel(fitted, fit.target, reference=against).tree)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -37,8 +37,7 @@ FAINT = 12
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Mixture:
+class Mixture(NamedTuple):
     """Draws of a mixture: weight ``(S, K)``, loc ``(S, K, D)``, covariance ``(S, K, D, D)``."""
 
     weight: Array
@@ -58,9 +57,6 @@ class Mixture:
         """At most ``count`` of the draws, evenly spread."""
         kept = thinned(len(self.weight), count)
         return Mixture(*(values[kept] for values in self))
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter((self.weight, self.loc, self.covariance))
 
 
 def figures(fit: Fitted, like: Fitted | None = None) -> list[Figure]:

@@ -32,8 +32,13 @@ def standard() -> Fit:
     return fit(STORY, "iris:standardize=true", METHOD, holdout=0.2, progress=False)
 
 
+def values(answer: Fit, group: str, name: str) -> np.ndarray:
+    """Values of one variable of one group."""
+    return np.asarray(answer.tree[group].to_dataset()[name].values)
+
+
 def density_by_hand(answer: Fit, y: np.ndarray) -> np.ndarray:
-    point = answer.tree["posterior"].isel(chain=0, draw=0)
+    point = answer.tree["posterior"].to_dataset().isel(chain=0, draw=0)
     terms = [
         np.log(w) + stats.multivariate_normal.logpdf(y, m, c)
         for w, m, c in zip(
@@ -54,13 +59,18 @@ def test_the_tree_has_every_group_that_applies(iris: Fit) -> None:
         "observed_data",
     }
     assert expected <= set(iris.tree.children)
-    assert iris.tree["posterior"]["loc"].dims == ("chain", "draw", "component", "feature")
+    assert iris.tree["posterior"].to_dataset()["loc"].dims == (
+        "chain",
+        "draw",
+        "component",
+        "feature",
+    )
     assert list(iris.coords["feature"]) == list(load("iris").table.columns)  # type: ignore[union-attr]
-    assert iris.tree["log_likelihood"]["y"].sizes["point"] == 120
+    assert iris.tree["log_likelihood"].to_dataset()["y"].sizes["point"] == 120
 
 
 def test_scores_are_the_mixture_density(iris: Fit) -> None:
-    y = iris.tree["observed_data"]["y"].values
+    y = values(iris, "observed_data", "y")
     np.testing.assert_allclose(iris.log_density().nats, density_by_hand(iris, y), rtol=1e-9)
 
 
@@ -77,7 +87,7 @@ def test_held_out_rows_are_those_of_the_fixed_split(iris: Fit) -> None:
 
 def test_simulated_rows_have_the_moments_of_the_data(iris: Fit) -> None:
     y = iris.simulate(20_000, seed=1)["y"]
-    seen = iris.tree["observed_data"]["y"].values
+    seen = values(iris, "observed_data", "y")
     assert y.shape == (20_000, 4)
     np.testing.assert_allclose(y.mean(0), seen.mean(0), atol=0.06)
     np.testing.assert_allclose(np.cov(y.T), np.cov(seen.T), atol=0.15)
@@ -92,8 +102,8 @@ def test_hidden_labels_are_the_exact_responsibilities(iris: Fit) -> None:
     frame = iris.latent()
     chances = frame[[c for c in frame.columns if c.startswith("P(")]].to_numpy()
     np.testing.assert_allclose(chances.sum(1), 1)
-    point = iris.tree["posterior"].isel(chain=0, draw=0)
-    y = iris.tree["observed_data"]["y"].values
+    point = iris.tree["posterior"].to_dataset().isel(chain=0, draw=0)
+    y = values(iris, "observed_data", "y")
     joint = np.stack(
         [
             np.log(point["weight"].values[k])
@@ -135,16 +145,14 @@ def test_new_data_need_the_columns_of_the_fit(iris: Fit) -> None:
 def test_what_was_standardised_is_shown_in_the_units_of_the_data(iris: Fit, standard: Fit) -> None:
     """The two fits differ by their priors only: the same clouds in the same units."""
     for group, name in (("observed_data", "y"), ("posterior_predictive", "y")):
-        assert standard.tree[group][name].values.mean() == pytest.approx(
-            iris.tree[group][name].values.mean(), abs=0.15
+        assert values(standard, group, name).mean() == pytest.approx(
+            values(iris, group, name).mean(), abs=0.15
         )
-    ours, theirs = (
-        np.sort(f.tree["posterior"]["loc"].values[0, 0], axis=0) for f in (standard, iris)
-    )
+    ours, theirs = (np.sort(values(f, "posterior", "loc")[0, 0], axis=0) for f in (standard, iris))
     np.testing.assert_allclose(ours, theirs, atol=0.15)
-    y = standard.tree["observed_data"]["y"].values
+    y = values(standard, "observed_data", "y")
     np.testing.assert_allclose(standard.log_density().nats, density_by_hand(standard, y), rtol=1e-7)
-    pointwise = standard.tree["log_likelihood"]["y"].values[0, 0]
+    pointwise = values(standard, "log_likelihood", "y")[0, 0]
     np.testing.assert_allclose(pointwise, density_by_hand(standard, y), rtol=1e-7)
     assert standard.simulate(500)["y"].mean() == pytest.approx(y.mean(), abs=0.3)
     a, b = (

@@ -144,7 +144,7 @@ def test_predictions_follow_the_posterior(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(groups, "PREDICTIVE_DRAWS", 400)
     case = next(case for case in CASES if case.name == "flat-regression")
     draws = {
-        name: np.broadcast_to(value, (2, 200, *value.shape)) for name, value in case.point.items()
+        name: np.tile(value, (2, 200) + (1,) * value.ndim) for name, value in case.point.items()
     }
     tree, _ = complete(posterior_tree(case.target().structure, draws, {}), case.target(), 0)
     told = tree["posterior_predictive"].to_dataset()["y"]
@@ -160,7 +160,7 @@ def test_predictions_of_single_examples_use_their_own_latents() -> None:
     draws = {
         "mu": np.zeros((1, 4)),
         "tau": np.ones((1, 4)),
-        "theta": np.broadcast_to(theta, (1, 4, 8)),
+        "theta": np.tile(theta, (1, 4, 1)),
     }
     tree, _ = complete(posterior_tree(target.structure, draws, {}), target, 0)
     told = tree["posterior_predictive"].to_dataset()["effect"]

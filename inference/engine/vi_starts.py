@@ -1,0 +1,92 @@
+"""Where variational inference starts, and in what units it steps.
+
+Candidates are the story's own starts, else prior draws, taken a few steps uphill. Each gets the
+width ``1 / sqrt(-d2 log p / dq_i2)`` of every coordinate, and they are ranked by
+``log p(q) + sum_i log width_i``, the evidence that a normal there would have but for constants:
+by height alone the narrow neck of a funnel would win.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from storyzoo.inference.engine.ascent import Array, Ascents, Evaluate
+from storyzoo.inference.engine.coordinates import real_coordinates
+from storyzoo.inference.engine.density import LogDensity
+from storyzoo.inference.engine.target import Target
+
+CANDIDATES = 2
+"""Points looked at for each start."""
+UPHILL = 10
+"""Steps of ascent from each."""
+EXACT_DIMS = 128
+"""Dims up to which every coordinate's curvature is measured on its own."""
+PROBES = 32
+"""Random directions that tell the curvatures above that (Hutchinson 1990)."""
+WIDEST = 10.0
+"""Greatest width of a real coordinate, relative to its size."""
+
+
+class Starts(NamedTuple):
+    """Where a guide begins."""
+
+    centre: Tensor
+    """(S, D)."""
+    unit: Tensor
+    """(S, D): width of each coordinate."""
+    words: str
+
+
+def find_starts(
+    target: Target, density: LogDensity, evaluate: Evaluate, count: int, seed: np.random.SeedSequence
+) -> Starts:
+    """The best of ``2 count`` candidates; ``evaluate`` may see a part of the data only."""
+    real = real_coordinates(density)
+    precision = torch.finfo(density.dtype).eps
+    points = [_candidate(target, density, child) for child in seed.spawn(CANDIDATES * count)]
+    climb = Ascents(evaluate, max_steps=UPHILL, tolerance=1e-3, precision=precision)
+    climb.start(np.stack(points))
+    while climb.climbing.any():
+        climb.step()
+    rng = np.random.default_rng(seed)
+    units = np.stack([_widths(evaluate, q, real, precision, rng) for q in climb.state.q])
+    scores = climb.state.value + np.log(units).sum(-1)
+    best = np.argsort(-scores, kind="stable")[:count]
+    kind = "the story's own starts" if target.story.has("initial") else "prior draws"
+    return Starts(
+        torch.as_tensor(climb.state.q[best], dtype=density.dtype, device=density.device),
+        torch.as_tensor(units[best], dtype=density.dtype, device=density.device),
+        f"the best {count} of {len(points)} of {kind}, each after {UPHILL} steps uphill",
+    )
+
+
+def _candidate(target: Target, density: LogDensity, seed: np.random.SeedSequence) -> Array:
+    rng = np.random.default_rng(seed)
+    with target.context():
+        initial = target.story.initial(target.data, rng)
+    q = density.start(rng) if initial is None else density.flatten(initial)
+    return q.detach().cpu().numpy().astype(np.float64)
+
+
+def _widths(
+    evaluate: Evaluate, q: Array, real: Array, precision: float, rng: np.random.Generator
+) -> Array:
+    """Width of each coordinate by its curvature (D,); one where there is none.
+
+    A logarithmic coordinate is never taken to be wider than one.
+    """
+    size = len(q)
+    step = precision ** (1 / 3)
+    exact = size <= EXACT_DIMS
+    moves = np.eye(size) if exact else rng.choice([-1.0, 1.0], size=(PROBES, size))
+    gradients = evaluate(np.concatenate([q + step * moves, q - step * moves]))[1]
+    above, below = gradients[: len(moves)], gradients[len(moves) :]
+    curvature = -((above - below) * moves).sum(0) / (2 * step * (1 if exact else len(moves)))
+    known = np.isfinite(curvature) & (curvature > 0)
+    width = 1 / np.sqrt(np.where(known, curvature, 1.0))
+    widest = np.where(real, WIDEST * np.maximum(1.0, np.abs(q)), 1.0)
+    return np.minimum(width, widest)

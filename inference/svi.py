@@ -1,0 +1,466 @@
+"""Stochastic variational inference: the guide q that is nearest to the posterior in KL(q || p).
+
+``ELBO = E_q[log p(data, x) - log q(x)] = log p(data) - KL(q || p)``
+
+over the unconstrained vector x, discrete sites summed out. Its gradient is estimated from a few
+draws of q, the particles (Kingma and Welling 2014; Kucukelbir et al. 2017), and climbed by Adam
+(Kingma and Ba 2015), from several starts side by side. With ``batch_size`` every step sees some
+of the examples, and their part of the density counts N / batch_size times.
+
+The step is constant until the ELBO, averaged over a window of steps, no longer rises by more than
+its noise; then the guide becomes the average of the window and the step a third. After four such
+levels the run has settled (Dhaka et al. 2020; Welandawe et al. 2022, on averages and falling
+steps; Agrawal, Sheldon and Domke 2020, on starts). Draws of the guide come with ``lp`` and
+``log_q``, so that k-hat tells how far it is from the posterior (Yao et al. 2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from storyzoo.inference.engine.checkpoint import Checkpoint, restore_torch, torch_state
+from storyzoo.inference.engine.density import LogDensity
+from storyzoo.inference.engine.guides import Guide, LowRankGuide, MultivariateGuide, NormalGuide
+from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, require
+from storyzoo.inference.engine.own_guide import OwnGuide
+from storyzoo.inference.engine.progress import Budget, Progress
+from storyzoo.inference.engine.restarts import compile_seconds
+from storyzoo.inference.engine.resume import Keeper, fingerprint
+from storyzoo.inference.engine.slices import Batch, Slices
+from storyzoo.inference.engine.structure import Structure
+from storyzoo.inference.engine.target import Target
+from storyzoo.inference.engine.tree import posterior_tree
+from storyzoo.inference.engine.vi_starts import Starts, find_starts
+from storyzoo.story import Story
+
+MOST_DIMS = 1000
+"""Dims above which a full covariance has too many parameters to fit."""
+LEVELS, DECAY = 4, 1 / 3
+"""How often the step is made smaller before the run has settled, and by what factor."""
+NOISE = 2.0
+"""Standard errors by which a window's ELBO must exceed the last one's to count as risen."""
+MOMENTUM, SQUARES, SMALL = 0.9, 0.999, 1e-8
+"""Adam's decay of its two averages, and what keeps it from dividing by zero."""
+TRIAL_DRAWS = 200
+"""Fresh draws by which the ends of the starts are compared."""
+LONGEST_PATH = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class SVIInfo(Info):
+    """How the ELBO rose."""
+
+    elbo: tuple[float, ...] = ()
+    """Window by window for the best start, nats; the last from fresh draws of the final guide."""
+    elbo_se: float = 0.0
+    """Standard error of the last."""
+    settled: bool = False
+    """Whether the best start's ELBO stopped rising before the steps ran out."""
+    starts: tuple[float, ...] = ()
+    """Final ELBO by start."""
+    best: int = 0
+    guide: str = ""
+    steps: int = 0
+    resumed_evaluations: int = 0
+    """Of the gradient evaluations: how many came from a checkpoint."""
+
+
+@dataclass(frozen=True)
+class SVI(Method):
+    """Variational inference with a normal guide on the unconstrained scale, or the story's own.
+
+    ``guide``: ``normal`` (independent coordinates, for the largest stories), ``multivariate``
+    (all correlations), ``lowrank`` (some of them: ``rank`` directions) or ``story``. The
+    ``learning_rate`` is in units of each coordinate's width at the start; ``window`` is how many
+    steps the ELBO is averaged over. ``batch_size``: examples per step, None for all.
+    """
+
+    name: ClassVar[str] = "svi"
+    kind: ClassVar[Kind] = "approximation"
+    info_type: ClassVar[type[Info]] = SVIInfo
+
+    guide: Literal["normal", "multivariate", "lowrank", "story"] = "multivariate"
+    rank: int = 5
+    max_steps: int = 5000
+    batch_size: int | None = None
+    learning_rate: float = 0.05
+    particles: int = 16
+    starts: int = 4
+    window: int = 50
+    draws: int = 1000
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        known = ("normal", "multivariate", "lowrank", "story")
+        require(self.guide in known, "svi", "guide", self.guide, " or ".join(known))
+        for setting in ("rank", "max_steps", "particles", "starts", "draws"):
+            value = getattr(self, setting)
+            require(value >= 1, "svi", setting, value, "at least 1")
+        sized = self.batch_size is None or self.batch_size >= 1
+        require(sized, "svi", "batch_size", self.batch_size, "at least 1")
+        require(self.window >= 2, "svi", "window", self.window, "at least 2")
+        require(self.learning_rate > 0, "svi", "learning_rate", self.learning_rate, "above 0")
+        timed = self.minutes is None or self.minutes > 0
+        require(timed, "svi", "minutes", self.minutes, "above 0")
+
+    def refuses(self, story: Story, structure: Structure) -> str | None:
+        """What the guide can't tell of, and what can't be sliced."""
+        if not structure.latents:
+            return "it has no continuous latent site"
+        if self.guide == "story" and not story.has("guide"):
+            return "it has no guide of its own; use guide=normal, multivariate or lowrank"
+        size = sum(math.prod(site.shape) for site in structure.latents.values())
+        if self.guide == "multivariate" and size > MOST_DIMS:
+            return f"its {size} dims are too many for guide=multivariate; use normal or lowrank"
+        return self._refuses_slices(story, structure) if self.batch_size is not None else None
+
+    def _refuses_slices(self, story: Story, structure: Structure) -> str | None:
+        if story.examples is None:
+            return "it has no independent examples to slice; leave batch_size unset"
+        tied = [name for name, s in structure.discrete.items() if story.examples not in s.plates]
+        if tied:
+            return f"'{tied[0]}' ties the examples together; leave batch_size unset"
+        if self.guide == "story":
+            return "its own guide sees all examples at once; leave batch_size unset"
+        if structure.local and self.guide != "normal":
+            name = next(iter(structure.local))
+            return (
+                f"'{name}' belongs to single examples, which guide={self.guide} correlates with "
+                "those outside a slice; use guide=normal, or leave batch_size unset"
+            )
+        return None
+
+    def run(
+        self, target: Target, *, seed: int, progress: Progress, checkpoint: Checkpoint | None = None
+    ) -> Outcome:
+        """Fit the guide from every start, keep the best, draw from it."""
+        density = target.density()
+        seconds = compile_seconds(density)
+        keeper = Keeper(checkpoint, fingerprint(self, target, seed))
+        with target.context():
+            fit = _Fit(self, target, density, seed, keeper)
+            stopped = fit.run(Budget(self.minutes), progress)
+            outcome = fit.outcome(stopped, seconds)
+        if stopped != "interrupted":
+            keeper.remove()
+        return outcome
+
+
+class State(NamedTuple):
+    """All that continues; no tensor in it is ever changed, so that any state can be kept."""
+
+    parameters: Tensor
+    """(S, P)."""
+    mean: Tensor
+    """Adam's average of the gradient (S, P)."""
+    square: Tensor
+    """And of its square."""
+    count: Tensor
+    """Steps that each parameter has taken (S, P)."""
+    total: Tensor
+    """Sum of the parameters over this window's steps (S, P)."""
+    level: Tensor
+    """How often the step was made smaller (S,)."""
+    last: Tensor
+    """Mean and squared standard error of the last window's ELBO (S, 2); nan before there is one."""
+    elbos: tuple[Tensor, ...]
+    """ELBO of every step (S,), nan for starts that had settled."""
+    lost: int
+    """Draws that had no finite density."""
+    batch: Batch
+    noise: np.ndarray
+    """State of the random generator."""
+
+
+class _Fit:
+    """One run: the guide, the density, and the state."""
+
+    def __init__(
+        self, svi: SVI, target: Target, density: LogDensity, seed: int, keeper: Keeper
+    ) -> None:
+        self.svi, self.target, self.density, self.keeper = svi, target, density, keeper
+        self.slices = Slices(target, density, svi.batch_size)
+        self.evaluations = self.resumed = 0
+        streams = np.random.SeedSequence(seed).spawn(2)
+        self._seed = int(streams[1].generate_state(2, np.uint64)[0] >> np.uint64(2))
+        stored = keeper.load()
+        self.starts = self._find_starts(streams[0]) if stored is None else _placed(stored, density)
+        self.guide = self._guide()
+        self.state = self._begin() if stored is None else self._restored(stored)
+
+    def _find_starts(self, stream: np.random.SeedSequence) -> Starts:
+        count = self.svi.starts
+        if self.svi.guide == "story":
+            empty = torch.zeros(count, 0)
+            return Starts(empty, empty, f"{count} starts of the story's own guide")
+        starts = find_starts(
+            self.target, self.density, self.slices.evaluate, count, stream
+        )
+        self.evaluations = self.density.evaluations + self.slices.evaluations
+        return starts
+
+    def _guide(self) -> Guide:
+        centre, unit = self.starts.centre, self.starts.unit
+        if self.svi.guide == "story":
+            return OwnGuide(self.target, self.density, self.svi.starts, self._seed)
+        if self.svi.guide == "multivariate":
+            return MultivariateGuide(centre, unit)
+        if self.svi.guide == "lowrank":
+            generator = torch.Generator().manual_seed(self._seed)
+            return LowRankGuide(centre, unit, min(self.svi.rank, self.density.dim), generator)
+        return NormalGuide(centre, unit)
+
+    def _begin(self) -> State:
+        parameters = self.guide.initial()
+        zero = torch.zeros_like(parameters)
+        starts = len(parameters)
+        generator = torch.Generator().manual_seed(self._seed + 1)
+        return State(
+            parameters, zero, zero, zero, zero,
+            level=torch.zeros(starts, dtype=torch.long),
+            last=torch.full((starts, 2), torch.nan, dtype=torch.float64),
+            elbos=(), lost=0,
+            batch=self.slices.first(generator),
+            noise=torch_state(generator),
+        )  # fmt: skip
+
+    # -- the run -------------------------------------------------------------------------
+
+    def run(self, budget: Budget, progress: Progress) -> str:
+        """Step until every start has settled; how it ended. The state is whole at any time."""
+        stopped = "max_steps"
+        progress.start(self.svi.max_steps)
+        progress.update(len(self.state.elbos))
+        try:
+            while len(self.state.elbos) < self.svi.max_steps:
+                if self._settled.all():
+                    break
+                self.state = self._step(self.state)
+                progress.update(1, elbo=f"{float(self.state.elbos[-1].nan_to_num(-1e300).max()):.2f}")
+                if self.keeper.due:
+                    self.keeper.save(self._stored())
+                if budget.spent:
+                    stopped = "minutes"
+                    break
+        except KeyboardInterrupt:
+            self.keeper.save(self._stored())
+            if not self.state.elbos:
+                raise
+            stopped = "interrupted"
+        finally:
+            progress.close()
+        return stopped
+
+    @property
+    def _settled(self) -> Tensor:
+        """Which starts have been through all levels."""
+        return self.state.level >= LEVELS
+
+    def _step(self, state: State) -> State:
+        """One step of Adam for every start that has not settled."""
+        starts = (state.level < LEVELS).nonzero().flatten()
+        generator = restore_torch(state.noise)
+        batch = self.slices.next(state.batch, generator)
+        elbo, gradient, lost = self.estimate(
+            state.parameters[starts], starts, self.svi.particles, generator, batch
+        )
+        touched = self._touched(batch)
+        state = self._moved(state, starts, gradient, touched)
+        elbos = torch.full((len(state.parameters),), torch.nan, dtype=torch.float64)
+        elbos[starts] = elbo
+        state = state._replace(
+            elbos=(*state.elbos, elbos),
+            lost=state.lost + lost,
+            batch=batch,
+            noise=torch_state(generator),
+        )
+        full = len(state.elbos) % self.svi.window == 0
+        return self._next_window(state, starts) if full else state
+
+    def estimate(
+        self,
+        parameters: Tensor,
+        starts: Tensor,
+        particles: int,
+        generator: torch.Generator,
+        batch: Batch,
+    ) -> tuple[Tensor, Tensor, int]:
+        """ELBO (A,), its gradient (A, P), and how many draws had no finite density."""
+        leaf = parameters.detach().requires_grad_()
+        weight = self.slices.weight(batch)
+        with torch.enable_grad():
+            q, log_q = self.guide.draw(leaf, starts, particles, generator, weight)
+            value, slope = self.slices.density(q.detach().flatten(0, 1), batch)
+            value, slope = value.reshape(log_q.shape), slope.reshape(q.shape)
+            fine = value.isfinite() & slope.isfinite().all(-1) & log_q.isfinite()
+            # A draw without a finite density says nothing about where to go.
+            rise = (torch.where(fine.unsqueeze(-1), slope, 0.0) * q).sum(-1)
+            terms = torch.where(fine, rise - log_q, 0.0)
+            kept = fine.sum(-1).clamp(min=1)
+            (gradient,) = torch.autograd.grad((terms.sum(-1) / kept).sum(), leaf)
+        gaps = torch.where(fine, value - log_q.detach(), 0.0).sum(-1) / kept
+        return gaps.double().cpu(), gradient.nan_to_num(), int((~fine).sum())
+
+    def _touched(self, batch: Batch) -> Tensor | None:
+        """Which parameters this batch says anything about (P,); None for all."""
+        weight = self.slices.weight(batch)
+        return None if weight is None else (weight > 0).repeat(2)
+
+    def _moved(
+        self, state: State, starts: Tensor, gradient: Tensor, touched: Tensor | None
+    ) -> State:
+        """Adam, uphill; parameters of examples outside the batch stay as they are."""
+        moving = torch.zeros_like(state.count)
+        moving[starts] = 1.0 if touched is None else touched.to(moving)
+        slope = torch.zeros_like(state.mean)
+        slope[starts] = gradient
+        count = state.count + moving
+        mean = state.mean + moving * (1 - MOMENTUM) * (slope - state.mean)
+        square = state.square + moving * (1 - SQUARES) * (slope.square() - state.square)
+        unbiased = mean / (1 - MOMENTUM ** count.clamp(min=1))
+        size = (square / (1 - SQUARES ** count.clamp(min=1))).sqrt() + SMALL
+        rate = self.svi.learning_rate * DECAY ** state.level.to(mean)
+        parameters = state.parameters + moving * rate.unsqueeze(-1) * unbiased / size
+        return state._replace(
+            parameters=parameters, mean=mean, square=square, count=count,
+            total=state.total + parameters,
+        )  # fmt: skip
+
+    def _next_window(self, state: State, starts: Tensor) -> State:
+        """Where the ELBO has stopped rising: the window's average, and a smaller step."""
+        window = torch.stack(state.elbos[-self.svi.window :])
+        mean, error = window.mean(0), window.var(0) / self.svi.window
+        before, error_before = state.last.unbind(-1)
+        risen = mean - before > NOISE * (error + error_before).sqrt()
+        level_off = torch.zeros_like(risen)
+        level_off[starts] = ~(risen | before.isnan())[starts]
+        average = state.total / self.svi.window
+        off = level_off.to(state.parameters.device).unsqueeze(-1)
+        last = torch.stack([mean, error], -1)
+        last[level_off] = torch.nan
+        return state._replace(
+            parameters=torch.where(off, average, state.parameters),
+            level=state.level + level_off,
+            last=last,
+            total=torch.zeros_like(state.total),
+        )
+
+    # -- the answer ----------------------------------------------------------------------
+
+    def outcome(self, stopped: str, seconds: float) -> Outcome:
+        """Draws of the best start's guide."""
+        generator = restore_torch(self.state.noise)
+        finals = [
+            float(self._gaps(start, min(TRIAL_DRAWS, self.svi.draws), generator)[2].mean())
+            for start in range(self.svi.starts)
+        ]
+        best = int(np.nan_to_num(finals, nan=-np.inf).argmax())
+        q, stats, gaps = self._gaps(best, self.svi.draws, generator)
+        settled = bool(self._settled[best])
+        if stopped == "max_steps" and settled:
+            stopped = "settled"
+        latents = {n: v.cpu().numpy()[None] for n, v in self.density.unflatten(q).items()}
+        info = SVIInfo(
+            gradient_evaluations=self._spent,
+            compile_seconds=seconds,
+            stopped=stopped,
+            start=self.starts.words,
+            engine=self.density.engine,
+            notes=tuple(self._notes()),
+            elbo=(*self._path(best), float(gaps.mean())),
+            elbo_se=float(gaps.std(ddof=1) / math.sqrt(len(gaps))) if len(gaps) > 1 else 0.0,
+            settled=settled,
+            starts=tuple(finals),
+            best=best,
+            guide=self.svi.guide,
+            steps=len(self.state.elbos),
+            resumed_evaluations=self.resumed,
+        )
+        return Outcome(posterior_tree(self.target.structure, latents, stats), info)
+
+    def _gaps(
+        self, start: int, draws: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, np.ndarray], np.ndarray]:
+        """Fresh draws (S, D) of a start's guide, their log densities, and ``log p - log q``."""
+        row = torch.tensor([start])
+        with torch.no_grad():
+            q, log_q = self.guide.draw(self.state.parameters[row], row, draws, generator)
+            lp = self.density.batch(q[0]).nan_to_num(nan=-torch.inf).double().cpu().numpy()
+        stats = {"lp": lp[None], "log_q": log_q.double().cpu().numpy()}
+        gaps = lp - stats["log_q"][0]
+        return q[0], stats, gaps[np.isfinite(gaps)] if np.isfinite(gaps).any() else gaps
+
+    @property
+    def _spent(self) -> int:
+        """Gradient evaluations so far, in passes over all examples."""
+        steps = sum(int((~elbo.isnan()).sum()) for elbo in self.state.elbos)
+        return self.evaluations + round(steps * self.svi.particles * self.slices.share)
+
+    def _path(self, best: int) -> Iterator[float]:
+        """Windows' means of one start, at most so many."""
+        elbos = torch.stack(self.state.elbos)[:, best]
+        elbos = elbos[~elbos.isnan()].numpy()
+        windows = np.array_split(elbos, max(1, len(elbos) // self.svi.window))
+        kept = np.unique(np.linspace(0, len(windows) - 1, LONGEST_PATH - 1).round().astype(int))
+        yield from (float(windows[i].mean()) for i in kept)
+
+    def _notes(self) -> Iterator[str]:
+        if self.state.lost:
+            drawn = sum(int((~e.isnan()).sum()) for e in self.state.elbos) * self.svi.particles
+            yield f"{self.state.lost} of {drawn} draws had no finite density and were left out"
+        if isinstance(self.guide, OwnGuide) and not self.guide.vectorised:
+            yield "the story's guide can't be run for several particles at once, which is slow"
+
+    # -- what is stored ------------------------------------------------------------------
+
+    def _stored(self) -> dict[str, Any]:
+        """The state as arrays."""
+        state = self.state
+        stored: dict[str, Any] = {
+            "centre": self.starts.centre.cpu().numpy(),
+            "unit": self.starts.unit.cpu().numpy(),
+            "words": self.starts.words,
+            "evaluations": self.evaluations,
+            "lost": state.lost,
+            "noise": state.noise,
+            "order": state.batch.order.numpy(),
+            "place": state.batch.place,
+            "elbos": torch.stack(state.elbos).numpy() if state.elbos else np.zeros((0, 0)),
+        }
+        for name in ("parameters", "mean", "square", "count", "total", "level", "last"):
+            stored[name] = getattr(state, name).cpu().numpy()
+        return stored
+
+    def _restored(self, stored: dict[str, np.ndarray]) -> State:
+        device = self.density.device
+        on_device = {
+            name: torch.as_tensor(stored[name], device=device)
+            for name in ("parameters", "mean", "square", "count", "total")
+        }
+        self.evaluations = int(stored["evaluations"])
+        self.state = State(
+            **on_device,
+            level=torch.as_tensor(stored["level"], device="cpu"),
+            last=torch.as_tensor(stored["last"], device="cpu"),
+            elbos=tuple(torch.as_tensor(stored["elbos"], device="cpu")),
+            lost=int(stored["lost"]),
+            batch=Batch(torch.as_tensor(stored["order"], device="cpu"), int(stored["place"])),
+            noise=stored["noise"],
+        )
+        self.resumed = self._spent
+        return self.state
+
+
+def _placed(stored: dict[str, np.ndarray], density: LogDensity) -> Starts:
+    centre, unit = (
+        torch.as_tensor(stored[name], dtype=density.dtype, device=density.device)
+        for name in ("centre", "unit")
+    )
+    return Starts(centre, unit, str(stored["words"]))
