@@ -9,7 +9,7 @@ statistics are kept, apart from the draws.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -22,6 +22,7 @@ from xarray import Dataset, DataTree
 
 from storyzoo.errors import RefusedError, SettingError
 from storyzoo.inference.engine.chains import (
+    Chain,
     ChainError,
     Gathered,
     available_cores,
@@ -133,22 +134,10 @@ class NUTS(Method):
         finished = kept.finished()
         forked = can_fork(target.device)
         cores = min(self.cores or available_cores(), self.chains) if forked else 1
-
-        def chain(index: int) -> Iterator[np.ndarray]:
-            return walk(
-                density.value_and_gradient,
-                starts.points[index],
-                _torch_seed(seeds[index]),
-                warmup=self.warmup,
-                draws=self.draws,
-                target_accept=self.target_accept,
-                max_tree_depth=self.max_tree_depth,
-            )
-
         shown = _Shown(progress, self, density.dim + _DIVERGING, finished)
         try:
             gathered = run_chains(
-                {i: partial(chain, i) for i in range(self.chains) if i not in finished},
+                self._chains(density, starts, seeds, finished),
                 cores=cores,
                 forked=forked,
                 budget=budget,
@@ -158,7 +147,7 @@ class NUTS(Method):
         finally:
             progress.close()
         gathered.blocks.update({i: [rows] for i, rows in finished.items()})
-        if gathered.failures:
+        if gathered.failures and gathered.stopped == "done":
             raise ChainError(_told(gathered.failures, checkpoint is not None))
         if gathered.stopped != "interrupted":
             kept.remove()
@@ -175,6 +164,29 @@ class NUTS(Method):
             resumed_evaluations=resumed + sum(_evaluations(rows) for rows in finished.values()),
         )
         return self._outcome(target, density, gathered, info)
+
+    def _chains(
+        self,
+        density: LogDensity,
+        starts: Starts,
+        seeds: list[np.random.SeedSequence],
+        finished: Collection[int],
+    ) -> dict[int, Chain]:
+        """The chains that are still to run, each from its own start and seed."""
+        points = starts.points.to(density.device)
+
+        def chain(index: int) -> Iterator[np.ndarray]:
+            return walk(
+                density.value_and_gradient,
+                points[index],
+                _torch_seed(seeds[index]),
+                warmup=self.warmup,
+                draws=self.draws,
+                target_accept=self.target_accept,
+                max_tree_depth=self.max_tree_depth,
+            )
+
+        return {i: partial(chain, i) for i in range(self.chains) if i not in finished}
 
     # -- the answer ----------------------------------------------------------------------
 
@@ -199,7 +211,7 @@ class NUTS(Method):
             divergences=int(statistics["diverging"].sum()),
             step_sizes=tuple(statistics["step_size"][:, -1].tolist()),
             gradient_evaluations=info.gradient_evaluations + sum(map(_evaluations, rows.values())),
-            notes=_left_out(rows, chains, length, self),
+            notes=_left_out(rows, chains, length, self, gathered.failures),
         )
         return Outcome(self._tree(target, density, block, length), info)
 
@@ -440,10 +452,14 @@ def _evaluations(rows: np.ndarray) -> int:
 
 
 def _left_out(
-    rows: Mapping[int, np.ndarray], chains: list[int], length: int, nuts: NUTS
+    rows: Mapping[int, np.ndarray],
+    chains: list[int],
+    length: int,
+    nuts: NUTS,
+    failures: Mapping[int, str],
 ) -> tuple[str, ...]:
     """What was drawn, or not drawn, and is not in the answer."""
-    notes = []
+    notes = [f"chain {chain} broke off: {reason}" for chain, reason in sorted(failures.items())]
     missing = [str(chain) for chain in rows if chain not in chains]
     if missing:
         notes.append(f"left out, as cut short: chain {', '.join(missing)}")

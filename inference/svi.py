@@ -142,7 +142,7 @@ class SVI(Method):
     ) -> Outcome:
         """Fit the guide from every start, keep the best, draw from it."""
         density = target.density()
-        seconds = compile_seconds(density)
+        seconds = compile_seconds(density, single=False)
         keeper = Keeper(checkpoint, fingerprint(self, target, seed))
         with target.context():
             fit = _Fit(self, target, density, seed, keeper)
@@ -200,9 +200,7 @@ class _Fit:
         if self.svi.guide == "story":
             empty = torch.zeros(count, 0)
             return Starts(empty, empty, f"{count} starts of the story's own guide")
-        starts = find_starts(
-            self.target, self.density, self.slices.evaluate, count, stream
-        )
+        starts = find_starts(self.target, self.density, self.slices.evaluate, count, stream)
         self.evaluations = self.density.evaluations + self.slices.evaluations
         return starts
 
@@ -224,8 +222,8 @@ class _Fit:
         generator = torch.Generator().manual_seed(self._seed + 1)
         return State(
             parameters, zero, zero, zero, zero,
-            level=torch.zeros(starts, dtype=torch.long),
-            last=torch.full((starts, 2), torch.nan, dtype=torch.float64),
+            level=torch.zeros(starts, dtype=torch.long, device="cpu"),
+            last=torch.full((starts, 2), torch.nan, dtype=torch.float64, device="cpu"),
             elbos=(), lost=0,
             batch=self.slices.first(generator),
             noise=torch_state(generator),
@@ -243,7 +241,9 @@ class _Fit:
                 if self._settled.all():
                     break
                 self.state = self._step(self.state)
-                progress.update(1, elbo=f"{float(self.state.elbos[-1].nan_to_num(-1e300).max()):.2f}")
+                progress.update(
+                    1, elbo=f"{float(self.state.elbos[-1].nan_to_num(-1e300).max()):.2f}"
+                )
                 if self.keeper.due:
                     self.keeper.save(self._stored())
                 if budget.spent:
@@ -273,7 +273,7 @@ class _Fit:
         )
         touched = self._touched(batch)
         state = self._moved(state, starts, gradient, touched)
-        elbos = torch.full((len(state.parameters),), torch.nan, dtype=torch.float64)
+        elbos = torch.full_like(state.last[:, 0], torch.nan)
         elbos[starts] = elbo
         state = state._replace(
             elbos=(*state.elbos, elbos),
@@ -392,7 +392,8 @@ class _Fit:
         row = torch.tensor([start])
         with torch.no_grad():
             q, log_q = self.guide.draw(self.state.parameters[row], row, draws, generator)
-            lp = self.density.batch(q[0]).nan_to_num(nan=-torch.inf).double().cpu().numpy()
+            lp = self.density.batch_value_and_gradient(q[0])[0]  # a graph that is there already
+            lp = lp.nan_to_num(nan=-torch.inf).double().cpu().numpy()
         stats = {"lp": lp[None], "log_q": log_q.double().cpu().numpy()}
         gaps = lp - stats["log_q"][0]
         return q[0], stats, gaps[np.isfinite(gaps)] if np.isfinite(gaps).any() else gaps

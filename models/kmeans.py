@@ -203,6 +203,10 @@ class KMeans(Story):
 
     # -- what the fit is for -------------------------------------------------------------------
 
+    def scores(self, latents: Latents, data: Data) -> dict[str, float]:
+        """``inertia``: the objective J of k-means, in squared units of y."""
+        return {"inertia": self.inertia(latents, data)}
+
     def inertia(self, latents: Latents, data: Data) -> float:
         """``J = sum_n min_k |y_n - loc_k|^2``, squared units of y."""
         y, loc = data["y"], latents["loc"]

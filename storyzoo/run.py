@@ -218,6 +218,7 @@ def _fitted(
     tree = with_deterministic(labelled.tree, task.train)
     tree, said = complete(tree, task.train, seed)
     heldout = _score(task, draws_of(task.train.structure, tree["posterior"]), seed)
+    scores = _story_scores(task.train, method, tree)
     tree = task.units.shown(tree)
     answer = Fit(
         story=task.story,
@@ -236,7 +237,17 @@ def _fitted(
         notes=(*task.bound.notes, *notes, *said),
     )
     answer.summary = summary_of(answer)
+    answer.summary["metrics"] |= scores
     return answer
+
+
+def _story_scores(target: Target, method: Method, tree: DataTree) -> dict[str, float]:
+    """What the story itself scores a point by, in the units of the fit."""
+    if method.kind != "point":
+        return {}
+    draws = draws_of(target.structure, tree["posterior"].to_dataset())
+    point = {name: torch.as_tensor(value[0, 0]) for name, value in draws.items()}
+    return target.story.scores(point, target.data)
 
 
 def _score(task: Task, draws: Mapping[str, np.ndarray], seed: int) -> Predictive | None:

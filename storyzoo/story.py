@@ -156,6 +156,10 @@ class Story:
         """What is degenerate about a point: ``{where: why and the remedy}``; empty where sane."""
         return {}
 
+    def scores(self, latents: Latents, data: Data) -> dict[str, float]:
+        """Figures of merit of a point that users of this story know, by name (k-means' J)."""
+        return {}
+
     # -- what follows ----------------------------------------------------------------------
 
     def has(self, hook: str) -> bool:

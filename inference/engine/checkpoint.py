@@ -7,7 +7,6 @@ import io
 import json
 import os
 import secrets
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +32,13 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(stream.fileno())
         os.replace(beside, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
         reason = error.strerror or str(error)
         raise RunFolderError(
             f"{path}: can't be written ({reason}); choose another --out"
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,13 @@ class Checkpoint:
     path: Path
 
     def save(self, arrays: Mapping[str, Any]) -> None:
-        """Replace the checkpoint."""
+        """Replace the checkpoint. Raises ValueError for what is no array of plain values."""
         buffer = io.BytesIO()
         plain: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
-        np.savez(buffer, allow_pickle=False, **plain)
+        for name, value in plain.items():
+            if value.dtype.hasobject:
+                raise ValueError(f"'{name}' holds objects, which only a pickle could keep")
+        np.savez(buffer, **plain)
         write_atomically(self.path, buffer.getvalue())
 
     def load(self) -> dict[str, np.ndarray] | None:
@@ -61,7 +64,7 @@ class Checkpoint:
         try:
             with np.load(self.path, allow_pickle=False) as stored:
                 return {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # of half a dozen kinds, by where the damage is
             raise RunFolderError(
                 f"{self.path}: damaged checkpoint; delete it to start over"
             ) from error

@@ -52,11 +52,13 @@ def _real(density: LogDensity, slot: Slot) -> NDArray[np.bool_]:
 
     The square of a covariance's root quadruples; an exponential explodes, a sigmoid saturates.
     """
+    if slot.unconstrained.numel() == 0:
+        return np.zeros(0, dtype=bool)  # a simplex of one: nothing to move
     support = innermost(density.structure.sites[slot.name].support)
     event = slot.shape[len(slot.shape) - support.event_dim :]
     transform = to_support(support, event)
     inner = torch.Size(transform.inverse_shape(event))
-    points = PROBE * torch.eye(max(1, inner.numel()), dtype=torch.float64)
+    points = PROBE * torch.eye(inner.numel(), dtype=torch.float64)
     points = points.reshape((len(points), *inner)).to(density.device)
     rest = transform(torch.zeros_like(points))
     near, far = (_furthest(transform(size * points) - rest) for size in (1.0, 2.0))

@@ -92,6 +92,8 @@ def match(posterior: Dataset, dims: tuple[str, ...], reference: Dataset) -> np.n
     estimated anew from each round's matching. The first round takes the reference's values, and
     the variances of the chain in which the labels stand stillest.
     """
+    shared = sorted(set(posterior.data_vars) & set(reference.data_vars), key=str)
+    posterior, reference = posterior[shared], reference[shared]  # methods order sites differently
     features = _features(posterior, dims)
     pooled = features.var(axis=(0, 1, 2)) + np.finfo(float).tiny
     floor = 1e-6 * pooled

@@ -127,12 +127,13 @@ def evaluator(density: LogDensity) -> Evaluate:
     return evaluate
 
 
-def compile_seconds(density: LogDensity) -> float:
-    """Trace the density now, at one point and over a block; the seconds that it took."""
+def compile_seconds(density: LogDensity, *, single: bool = True) -> float:
+    """Trace the density now, over a block and at a single point; the seconds that it took."""
     before = time.perf_counter()
     origin = torch.zeros(density.dim, dtype=density.dtype, device=density.device)
-    density.value_and_gradient(origin)
     density.batch_value_and_gradient(origin[None])
+    if single:
+        density.value_and_gradient(origin)
     return time.perf_counter() - before
 
 
@@ -162,6 +163,7 @@ class _Climb:
         self.looked = 0
         self.moved = np.zeros(len(self.starts), dtype=np.int64)
         self.settled = np.zeros(len(self.starts), dtype=bool)
+        self.suspected = np.zeros(len(self.starts), dtype=bool)
         self.texts = [""] * len(self.starts)
         self.escapes = [""] * len(self.starts)
         self.ascents.start(self.starts)
@@ -212,11 +214,13 @@ class _Climb:
             yield self.boundary()
 
     def _look(self, row: int) -> None:
-        """End a row that is running away."""
+        """End a row that is running away, or that was degenerate at the last look already."""
         escape = self._escape(row)
-        if escape:
+        degenerate = not self.density.prior and bool(self._diagnosed(row))
+        if escape or (degenerate and self.suspected[row]):
             self.ascents.end(row)
             self._close(row, escape)
+        self.suspected = np.where(np.arange(len(self.settled)) == row, degenerate, self.suspected)
 
     def _conclude(self, row: int) -> None:
         """A row has stopped: degenerate, on its way to infinity, or below a higher point?"""
@@ -370,7 +374,7 @@ class _Climb:
 
     def boundary(self) -> dict[str, Any]:
         """All that continues, as it stands between two steps."""
-        names = ("starts", "spent", "looked", "settled", "texts", "escapes")
+        names = ("starts", "spent", "looked", "settled", "suspected", "texts", "escapes")
         own = {name: getattr(self, name) for name in names}
         lists = {name: list(own[name]) for name in ("texts", "escapes")}
         return {**own, **lists, "moved": self.moved.copy(), "state": self.ascents.state}
@@ -383,7 +387,7 @@ class _Climb:
     def _go_on(self, stored: dict[str, np.ndarray]) -> None:
         self.starts, self.moved = stored["starts"], stored["moved"]
         self.spent, self.looked = int(stored["spent"]), int(stored["looked"])
-        self.settled = stored["settled"]
+        self.settled, self.suspected = stored["settled"], stored["suspected"]
         self.texts = [str(text) for text in stored["texts"]]
         self.escapes = [str(text) for text in stored["escapes"]]
         self.ascents.state = unpack(stored)

@@ -43,7 +43,8 @@ class Slices:
 
     def first(self, generator: torch.Generator) -> Batch:
         """Before the first step."""
-        return Batch(torch.zeros(0, dtype=torch.long) if self.whole else self._shuffled(generator), 0)
+        none = torch.zeros(0, dtype=torch.long, device="cpu")
+        return Batch(none if self.whole else self._shuffled(generator), 0)
 
     def next(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The slice after this one; a new round in a new order where too few examples are left."""

@@ -1,7 +1,7 @@
 """Where variational inference starts, and in what units it steps.
 
-Candidates are the story's own starts, else prior draws, taken a few steps uphill. Each gets the
-width ``1 / sqrt(-d2 log p / dq_i2)`` of every coordinate, and they are ranked by
+Candidates are the story's own starts, else prior draws, taken uphill, a few steps and more. Each
+gets the width ``1 / sqrt(-d2 log p / dq_i2)`` of every coordinate, and they are ranked by
 ``log p(q) + sum_i log width_i``, the evidence that a normal there would have but for constants:
 by height alone the narrow neck of a funnel would win.
 """
@@ -21,8 +21,8 @@ from storyzoo.inference.engine.target import Target
 
 CANDIDATES = 2
 """Points looked at for each start."""
-UPHILL = 10
-"""Steps of ascent from each."""
+UPHILL = (10, 100)
+"""Steps of ascent from each; the better of the two places counts."""
 EXACT_DIMS = 128
 """Dims up to which every coordinate's curvature is measured on its own."""
 PROBES = 32
@@ -42,25 +42,36 @@ class Starts(NamedTuple):
 
 
 def find_starts(
-    target: Target, density: LogDensity, evaluate: Evaluate, count: int, seed: np.random.SeedSequence
+    target: Target,
+    density: LogDensity,
+    evaluate: Evaluate,
+    count: int,
+    seed: np.random.SeedSequence,
 ) -> Starts:
     """The best of ``2 count`` candidates; ``evaluate`` may see a part of the data only."""
     real = real_coordinates(density)
     precision = torch.finfo(density.dtype).eps
     points = [_candidate(target, density, child) for child in seed.spawn(CANDIDATES * count)]
-    climb = Ascents(evaluate, max_steps=UPHILL, tolerance=1e-3, precision=precision)
-    climb.start(np.stack(points))
-    while climb.climbing.any():
-        climb.step()
     rng = np.random.default_rng(seed)
-    units = np.stack([_widths(evaluate, q, real, precision, rng) for q in climb.state.q])
-    scores = climb.state.value + np.log(units).sum(-1)
+    climb = Ascents(evaluate, max_steps=max(UPHILL), tolerance=1e-3, precision=precision)
+    climb.start(np.stack(points))
+    centre, units = climb.state.q, np.ones_like(climb.state.q)
+    scores = np.full(len(points), -np.inf)
+    for steps in UPHILL:
+        while climb.climbing.any() and climb.state.steps.max() < steps:
+            climb.step()
+        found = np.stack([_widths(evaluate, q, real, precision, rng) for q in climb.state.q])
+        evidence = climb.state.value + np.log(found).sum(-1)
+        better = evidence > scores
+        centre = np.where(better[:, None], climb.state.q, centre)
+        units = np.where(better[:, None], found, units)
+        scores = np.where(better, evidence, scores)
     best = np.argsort(-scores, kind="stable")[:count]
     kind = "the story's own starts" if target.story.has("initial") else "prior draws"
     return Starts(
-        torch.as_tensor(climb.state.q[best], dtype=density.dtype, device=density.device),
+        torch.as_tensor(centre[best], dtype=density.dtype, device=density.device),
         torch.as_tensor(units[best], dtype=density.dtype, device=density.device),
-        f"the best {count} of {len(points)} of {kind}, each after {UPHILL} steps uphill",
+        f"the best {count} of {len(points)} of {kind}, some steps uphill from each",
     )
 
 

@@ -51,7 +51,7 @@ def ascent(elbo: Sequence[float], settled: bool | None, starts: Sequence[float])
         low, high = later.min(), later.max()
         margin = 0.08 * max(high - low, 1e-9)
         canvas.axes.set_ylim(low - margin, max(high, np.nanmax(values[kept])) + margin)
-    canvas.axes.set_xlabel("point of the smoothed path")
+    canvas.axes.set_xlabel("record of the smoothed path")
     canvas.axes.set_ylabel("ELBO, nats")
     said = {True: "It has settled", False: "It has not settled", None: "It ends"}[settled]
     end = grouped(float(values[-1]), 1)

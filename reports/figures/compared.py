@@ -55,9 +55,10 @@ def _alike(fit: Fitted, reference: Fitted) -> bool:
 
 
 def _matched(fit: Fitted, reference: Fitted) -> DataTree:
+    fitted = fit.units.fitted(fit.tree)
     against = reference.units.fitted(reference.tree)["posterior"].to_dataset()
-    tree = relabel(fit.units.fitted(fit.tree), fit.target, reference=against).tree
-    return fit.units.shown(tree)
+    sites = [name for name in fitted["posterior"].data_vars if name in against]
+    return fit.units.shown(relabel(fitted, fit.target, reference=against[sites]).tree)
 
 
 # -- parameters --------------------------------------------------------------------------------

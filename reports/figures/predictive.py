@@ -76,7 +76,7 @@ def _each(seen: xr.DataArray, values: Array, target: Array) -> Panel:
     canvas.axes.plot(limits[2], rows, "|", ms=8, mew=1.4, color=colour("paper"))
     canvas.axes.plot(target, rows, "o", ms=5, color=colour("ink"))
     dim = str(seen.dims[0]) if seen.dims else ""
-    names = seen.coords[dim].values if dim in seen.coords else np.arange(len(target))
+    names = _labels(seen, dim, len(target))
     canvas.axes.set_yticks(rows, [plain(name, 22) for name in names])
     canvas.axes.set_ylim(-0.7, len(target) - 0.3)
     canvas.axes.set_xlabel(plain(seen.name, 40))

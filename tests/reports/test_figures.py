@@ -23,7 +23,7 @@ from storyzoo.inference.engine.target import make_target
 from storyzoo.models.gmm import GaussianMixture
 from storyzoo.reports.figures import Figure, Panel, gmm, own_figures
 from storyzoo.reports.figures.approximation import approximation_figures
-from storyzoo.reports.figures.compared import forest, side_by_side
+from storyzoo.reports.figures.compared import aligned, forest, side_by_side
 from storyzoo.reports.figures.graph import (
     HEIGHT,
     Node,
@@ -48,7 +48,7 @@ from storyzoo.reports.figures.scatter import POINTS, separating_pair, thinned
 from storyzoo.reports.figures.svg import PALETTE, SERIES, SWATCHES, Canvas, colour, plain
 from storyzoo.reports.parameters import Scalar, parameters_of
 from storyzoo.story import Story
-from tests.reports.pages import HOSTILE, Array, mixture_fit, schools_fit
+from tests.reports.pages import HOSTILE, Array, mixture_fit, schools_fit, values_of
 
 # -- drawing -----------------------------------------------------------------------------------
 
@@ -637,3 +637,17 @@ def test_the_forest_leaves_out_fits_of_another_shape() -> None:
     fits = [mixture_fit("draws"), mixture_fit("draws", components=2), schools_fit("point")]
     panels = forest(fits, ["a", "b", "c"], fits[0])[0].panels
     assert len(panels) == 5
+
+
+def test_labels_are_matched_whatever_the_order_of_the_sites() -> None:
+    fit, reference = mixture_fit("point"), mixture_fit("point")
+    for name in ("weight", "loc", "covariance"):
+        values = values_of(fit, name)
+        values[:] = np.roll(values, 1, axis=2)  # (chain, draw, component, ...)
+    posterior = reference.tree["posterior"].to_dataset()
+    reference.tree = xr.DataTree.from_dict(
+        {"posterior": posterior[["loc", "covariance", "weight"]]}
+    )
+    matched = aligned([fit, reference], reference)[0].tree["posterior"].to_dataset()
+    xr.testing.assert_allclose(matched["loc"], posterior["loc"])
+    xr.testing.assert_allclose(matched["weight"], posterior["weight"])
