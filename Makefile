@@ -12,8 +12,8 @@ help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: .venv/installed  ## EM, SVI and NUTS on a mixture of iris, about three minutes
-	$(BIN)/zoo compare gmm --data iris --methods em,svi,nuts \
-	    --with nuts.draws=500 --with nuts.warmup=500 --jobs 2 --out runs/demo
+	$(BIN)/zoo compare gmm --data iris --set covariance=tied --methods em,svi,nuts \
+	    --with nuts.start=em --with nuts.draws=500 --with nuts.warmup=500 --out runs/demo
 
 test: .venv/installed  ## every test that isn't slow
 	$(RUN)/pytest -q -n $(WORKERS)

@@ -213,18 +213,21 @@ def hessian(density: LogDensity, q: Tensor) -> Tensor:
     twice, else central differences of its gradient.
     """
     try:
-        exact = torch.func.jacrev(torch.func.grad(density.__call__))(q).detach()
+        exact: Tensor = torch.func.jacrev(torch.func.grad(density.__call__))(q).detach()
     except (RuntimeError, NotImplementedError):  # an operation without a second derivative
         exact = torch.full((len(q), len(q)), torch.nan)
     if bool(exact.isfinite().all()):
         density.evaluations += len(q)
-        return 0.5 * (exact + exact.mT)
+        return _symmetric(exact)
     step = torch.finfo(q.dtype).eps ** (1 / 3)
     moves = step * torch.eye(len(q), dtype=q.dtype, device=q.device)
     above = density.batch_value_and_gradient(q + moves)[1]
     below = density.batch_value_and_gradient(q - moves)[1]
-    differences = (above - below) / (2 * step)
-    return 0.5 * (differences + differences.mT)
+    return _symmetric((above - below) / (2 * step))
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return torch.lerp(matrix, matrix.mT, 0.5)
 
 
 def _flat(density: LogDensity, direction: Tensor, curvature: float) -> str:

@@ -162,7 +162,7 @@ class State(NamedTuple):
     """Adam's average of the gradient (S, P)."""
     square: Tensor
     """And of its square."""
-    count: Tensor
+    taken: Tensor
     """Steps that each parameter has taken (S, P)."""
     total: Tensor
     """Sum of the parameters over this window's steps (S, P)."""
@@ -317,19 +317,19 @@ class _Fit:
         self, state: State, starts: Tensor, gradient: Tensor, touched: Tensor | None
     ) -> State:
         """Adam, uphill; parameters of examples outside the batch stay as they are."""
-        moving = torch.zeros_like(state.count)
+        moving = torch.zeros_like(state.taken)
         moving[starts] = 1.0 if touched is None else touched.to(moving)
         slope = torch.zeros_like(state.mean)
         slope[starts] = gradient
-        count = state.count + moving
+        taken = state.taken + moving
         mean = state.mean + moving * (1 - MOMENTUM) * (slope - state.mean)
         square = state.square + moving * (1 - SQUARES) * (slope.square() - state.square)
-        unbiased = mean / (1 - MOMENTUM ** count.clamp(min=1))
-        size = (square / (1 - SQUARES ** count.clamp(min=1))).sqrt() + SMALL
+        unbiased = mean / (1 - MOMENTUM ** taken.clamp(min=1))
+        size = (square / (1 - SQUARES ** taken.clamp(min=1))).sqrt() + SMALL
         rate = self.svi.learning_rate * DECAY ** state.level.to(mean)
         parameters = state.parameters + moving * rate.unsqueeze(-1) * unbiased / size
         return state._replace(
-            parameters=parameters, mean=mean, square=square, count=count,
+            parameters=parameters, mean=mean, square=square, taken=taken,
             total=state.total + parameters,
         )  # fmt: skip
 
@@ -392,10 +392,10 @@ class _Fit:
         row = torch.tensor([start])
         with torch.no_grad():
             q, log_q = self.guide.draw(self.state.parameters[row], row, draws, generator)
-            lp = self.density.batch_value_and_gradient(q[0])[0]  # a graph that is there already
-            lp = lp.nan_to_num(nan=-torch.inf).double().cpu().numpy()
-        stats = {"lp": lp[None], "log_q": log_q.double().cpu().numpy()}
-        gaps = lp - stats["log_q"][0]
+            value = self.density.batch_value_and_gradient(q[0])[0]  # a graph that is there already
+        log_p = value.nan_to_num(nan=-torch.inf).double().cpu().numpy()
+        stats = {"lp": log_p[None], "log_q": log_q.double().cpu().numpy()}
+        gaps = log_p - stats["log_q"][0]
         return q[0], stats, gaps[np.isfinite(gaps)] if np.isfinite(gaps).any() else gaps
 
     @property
@@ -406,8 +406,8 @@ class _Fit:
 
     def _path(self, best: int) -> Iterator[float]:
         """Windows' means of one start, at most so many."""
-        elbos = torch.stack(self.state.elbos)[:, best]
-        elbos = elbos[~elbos.isnan()].numpy()
+        every = torch.stack(self.state.elbos)[:, best].numpy()
+        elbos = every[~np.isnan(every)]
         windows = np.array_split(elbos, max(1, len(elbos) // self.svi.window))
         kept = np.unique(np.linspace(0, len(windows) - 1, LONGEST_PATH - 1).round().astype(int))
         yield from (float(windows[i].mean()) for i in kept)
@@ -435,7 +435,7 @@ class _Fit:
             "place": state.batch.place,
             "elbos": torch.stack(state.elbos).numpy() if state.elbos else np.zeros((0, 0)),
         }
-        for name in ("parameters", "mean", "square", "count", "total", "level", "last"):
+        for name in ("parameters", "mean", "square", "taken", "total", "level", "last"):
             stored[name] = getattr(state, name).cpu().numpy()
         return stored
 
@@ -443,7 +443,7 @@ class _Fit:
         device = self.density.device
         on_device = {
             name: torch.as_tensor(stored[name], device=device)
-            for name in ("parameters", "mean", "square", "count", "total")
+            for name in ("parameters", "mean", "square", "taken", "total")
         }
         self.evaluations = int(stored["evaluations"])
         self.state = State(

@@ -275,12 +275,13 @@ class GaussianMixture(Story):
     def initial(self, data: Data, rng: np.random.Generator) -> dict[str, Tensor]:
         """Clusters of one k-means run from a k-means++ start, then the M-step with the prior."""
         y, story = data["y"], self.scaled_to(data)
+        frame = dataclasses.replace(self, centre=None, spread=None).scaled_to(data)
         rows = y
         if len(y) > _START_ROWS:
             chosen = np.sort(rng.choice(len(y), _START_ROWS, replace=False))
             rows = y[torch.as_tensor(chosen, device=y.device)]
-        centre = _per_column(story.centre, 0.0, y.shape[1]).to(y)
-        spread = _per_column(story.spread, 1.0, y.shape[1]).to(y)
+        centre = _per_column(frame.centre, 0.0, y.shape[1]).to(y)
+        spread = _per_column(frame.spread, 1.0, y.shape[1]).to(y)
         filled = ((rows - centre) / spread).nan_to_num(0.0)  # the mean, for the start only
         labels = torch.as_tensor(_cluster(filled.cpu().numpy(), self.n_components, rng))
         member = torch.nn.functional.one_hot(labels.long(), self.n_components).to(y)

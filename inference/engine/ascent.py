@@ -22,6 +22,7 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 Evaluate = Callable[[Array], tuple[Array, Array]]
 """Points (n, D) to objectives (n,) and gradients (n, D)."""
 
@@ -57,6 +58,8 @@ class State(NamedTuple):
 
     q: Array
     """(R, D)."""
+    width: Array
+    """Scale of each coordinate (R, D): steps are found in ``q / width``."""
     value: Array
     gradient: Array
     steps: Rows
@@ -116,20 +119,22 @@ class Ascents:
         self._evaluate = evaluate
         self.max_steps, self.tolerance, self.precision = max_steps, tolerance, precision
 
-    def start(self, q: Array) -> None:
-        """Stand at the rows of ``q`` (R, D)."""
+    def start(self, q: Array, width: Array | None = None) -> None:
+        """Stand at the rows of ``q`` (R, D), with the widths of the coordinates if known."""
         rows = len(q)
         none = np.zeros(rows, dtype=np.int64)
         value, gradient = self._look(q)
         status = np.where(np.isfinite(value), CLIMBING, STUCK)
+        width = np.ones_like(q) if width is None else width
         self.state = State(
-            q, value, gradient, none, none + 1, status, none, (), (), (), np.zeros(rows), (value,)
+            q, width, value, gradient, none, none + 1, status, none, (), (), (), np.zeros(rows), (value,)
         )
 
     @property
-    def climbing(self) -> NDArray[np.bool_]:
+    def climbing(self) -> Flags:
         """Which rows still climb."""
-        return self.state.status == CLIMBING
+        climbing: Flags = self.state.status == CLIMBING
+        return climbing
 
     def result(self, row: int, like: Tensor) -> Ascent:
         """Where a row stands, in the dtype and on the device of ``like``."""
@@ -148,12 +153,13 @@ class Ascents:
         """Let a row climb no further."""
         self.state = self.state._replace(status=_put(self.state.status, row, ENDED))
 
-    def move(self, row: int, q: Array) -> None:
-        """Send a row on from another point (D,), its memory of the curvature cleared."""
+    def move(self, row: int, q: Array, width: Array | None = None) -> None:
+        """Send a row on from a point (D,), its memory of the curvature cleared."""
         value, gradient = self._look(q[None])
         state = self._forgotten(self.state, np.array([row]))
         self.state = state._replace(
             q=_put(state.q, row, q),
+            width=state.width if width is None else _put(state.width, row, width),
             value=_put(state.value, row, value[0]),
             gradient=_put(state.gradient, row, gradient[0]),
             evaluations=_put(state.evaluations, row, state.evaluations[row] + 1),
@@ -198,7 +204,7 @@ class Ascents:
             path=(*state.path, values),
         )
 
-    def _spent(self, state: State, rows: Rows, slope: Array) -> NDArray[np.bool_]:
+    def _spent(self, state: State, rows: Rows, slope: Array) -> Flags:
         """Which rows have nothing left to gain."""
         promised = 0.5 * slope <= self._least(state, rows)
         flat = ~state.gradient[rows].any(-1)
@@ -208,7 +214,9 @@ class Ascents:
         """Rows that found nothing higher: anew along the gradient, or the end."""
         if not len(rows):
             return state
-        known = np.any([weight[rows] for weight in state.weights] or [rows < 0], axis=0)
+        known = np.zeros(len(rows), dtype=bool)
+        for weight in state.weights:
+            known |= weight[rows] != 0
         quiet = state.quiet[rows] >= 1
         ended = np.where(quiet, CONVERGED, STUCK)
         status = np.where(known, CLIMBING, ended)
@@ -286,9 +294,9 @@ def _curved(state: State, rows: Rows) -> Array:
     for i in reversed(known):
         shares[i] = state.weights[i][rows] * _dot(state.moves[i][rows], direction)
         direction -= shares[i][:, None] * state.bends[i][rows]
-    first = 1 / np.maximum(np.abs(state.gradient[rows]).sum(-1), 1.0)  # at most one unit far
-    scale = state.scale[rows]
-    direction *= np.where(scale > 0, scale, first)[:, None]
+    width, scale = state.width[rows], state.scale[rows]
+    first = 1 / np.maximum(np.abs(width * state.gradient[rows]).sum(-1), 1.0)  # one width at most
+    direction *= np.where(scale > 0, scale, first)[:, None] * width**2
     for i in known:
         back = state.weights[i][rows] * _dot(state.bends[i][rows], direction)
         direction += (shares[i] - back)[:, None] * state.moves[i][rows]
@@ -297,8 +305,10 @@ def _curved(state: State, rows: Rows) -> Array:
 
 def _remembered(state: State, rows: Rows, move: Array, bend: Array) -> State:
     """Keep a step and the fall of the gradient along it, where it shows curvature."""
-    product, square = _dot(move, bend), _dot(bend, bend)
-    good = product > 1e-12 * np.sqrt(square * _dot(move, move))
+    width = state.width[rows]
+    product = _dot(move, bend)
+    square, length = _dot(width * bend, width * bend), _dot(move / width, move / width)
+    good = product > 1e-12 * np.sqrt(square * length)
     kept, whole = rows[good], np.zeros_like(state.q)
     weight = _put(np.zeros(len(state.q)), kept, 1 / product[good])
     return state._replace(
@@ -340,4 +350,7 @@ def pack(state: State) -> dict[str, Array]:
 def unpack(arrays: Mapping[str, Any]) -> State:
     """The state that :func:`pack` gave."""
     lists = ("moves", "bends", "weights", "path")
-    return State(**{n: tuple(arrays[n]) if n in lists else arrays[n] for n in State._fields})
+    values: dict[str, Any] = {
+        name: tuple(arrays[name]) if name in lists else arrays[name] for name in State._fields
+    }
+    return State(**values)

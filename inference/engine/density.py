@@ -341,7 +341,7 @@ class LogDensity:
         if not bool(torch.isfinite(parts.log_prior + parts.local_prior.sum())):
             return "the log prior is not finite: check the scales of the priors"
         bad = (~torch.isfinite(parts.log_likelihood)).nonzero()
-        row = f" (first at row {int(bad[0][0])})" if len(bad) else ""
+        row = f" (first at row {int(bad[0][0]) + 1})" if len(bad) else ""
         sites = ", ".join(self.structure.observed)
         return f"the log likelihood of '{sites}' is not finite{row}"
 

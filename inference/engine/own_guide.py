@@ -164,7 +164,8 @@ class OwnGuide:
             stack.enter_context(ParamMessenger(values))
             program()
         tracer.trace.compute_log_prob()
-        nodes, count = tracer.trace.nodes, particles or 1
+        nodes: Any = tracer.trace.nodes
+        count = particles or 1
         latents, log_q = {}, torch.zeros(count)
         for name, site in structure.latents.items():
             latents[name] = nodes[name]["value"].reshape((count, *site.shape))
@@ -182,7 +183,7 @@ class OwnGuide:
             fixed = {name: value[particle] for name, value in latents.items()}
             with ParamMessenger(values), poutine.trace() as tracer, poutine.condition(data=fixed):
                 program()
-            alone = tracer.trace.log_prob_sum()
+            alone = torch.as_tensor(tracer.trace.log_prob_sum())
             if not torch.isclose(alone, log_q[particle], rtol=1e-4, atol=1e-4):
                 return False
         return True

@@ -21,6 +21,7 @@ from storyzoo.inference.engine.ascent import (
     Ascent,
     Ascents,
     Evaluate,
+    Rows,
     as_array,
     pack,
     unpack,
@@ -257,11 +258,11 @@ class _Climb:
         value = as_array(self.density.batch(self._tensor(points)))
         return np.where(np.isnan(value), -np.inf, value)
 
-    def _beside(self, row: int, places: Array, steps: Array) -> tuple[Array, Array]:
+    def _beside(self, row: int, places: Rows, steps: Array) -> tuple[Array, Array]:
         """Points one step away along single coordinates, and how much higher they are."""
         state = self.ascents.state
         points = np.repeat(state.q[row][None], len(places), axis=0)
-        points[np.arange(len(places)), places.astype(int)] += steps
+        points[np.arange(len(places)), places] += steps
         return points, self._values(points) - state.value[row]
 
     def _higher(self, row: int) -> Array | None:
@@ -394,7 +395,7 @@ class _Climb:
         self.resumed = self.evaluations
 
 
-def _greatest(values: Array, slot: Slot) -> Array:
+def _greatest(values: Array, slot: Slot) -> Rows:
     """Places of the greatest values of one site, signs apart."""
     own = np.abs(values[slot.offset : slot.end])
     return slot.offset + np.argsort(-own)[:PROBES]

@@ -39,7 +39,9 @@ class Slices:
         self.share = self.size / self._examples
         """Part of a pass over the examples that one evaluation takes."""
         self.evaluations = 0
-        self._row = None if whole else _row_of_coordinate(density)
+        self._one_by_one = False
+        rows = _row_of_coordinate(density)
+        self._row = None if whole or bool((rows < 0).all()) else rows
 
     def first(self, generator: torch.Generator) -> Batch:
         """Before the first step."""
@@ -65,7 +67,7 @@ class Slices:
     def weight(self, batch: Batch) -> Tensor | None:
         """How often each coordinate counts (D,): globals once, locals N / B times or not at all.
 
-        None where every step sees all examples.
+        None where every step sees all examples, or no coordinate belongs to one.
         """
         if self._row is None:
             return None
@@ -93,9 +95,15 @@ class Slices:
         return as_array(value), as_array(gradient)
 
     def _on_rows(self, q: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        estimate = self._density.on_rows(index)
-        gradient, value = torch.vmap(torch.func.grad_and_value(estimate))(q)
-        return value, gradient
+        both = torch.func.grad_and_value(self._density.on_rows(index))
+        if not self._one_by_one:
+            try:
+                gradient, value = torch.vmap(both)(q)
+                return value, gradient
+            except RuntimeError:  # a branch on a value in the model
+                self._one_by_one = True
+        pairs = [both(point) for point in q]
+        return torch.stack([value for _, value in pairs]), torch.stack([g for g, _ in pairs])
 
 
 def _row_of_coordinate(density: LogDensity) -> Tensor:

@@ -146,7 +146,9 @@ def defaults(dtype: torch.dtype, device: str, validate: bool = False) -> Iterato
         torch.random.fork_rng(devices=cuda),
         pyro.validation_enabled(validate),
         pyro.get_param_store().scope(),
-        nullcontext() if device == "cpu" else torch.device(device),
+        nullcontext()
+        if torch.get_default_device() == torch.device(device)
+        else torch.device(device),
     ):
         torch.set_default_dtype(dtype)
         try:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from storyzoo.inference.engine.ascent import Array, Ascents, Evaluate
+from storyzoo.inference.engine.ascent import Array, Ascents, Evaluate, Flags
 from storyzoo.inference.engine.coordinates import real_coordinates
 from storyzoo.inference.engine.density import LogDensity
 from storyzoo.inference.engine.target import Target
@@ -84,7 +84,7 @@ def _candidate(target: Target, density: LogDensity, seed: np.random.SeedSequence
 
 
 def _widths(
-    evaluate: Evaluate, q: Array, real: Array, precision: float, rng: np.random.Generator
+    evaluate: Evaluate, q: Array, real: Flags, precision: float, rng: np.random.Generator
 ) -> Array:
     """Width of each coordinate by its curvature (D,); one where there is none.
 

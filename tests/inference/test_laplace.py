@@ -21,7 +21,7 @@ from storyzoo.inference.engine.target import Target, make_target
 from storyzoo.inference.laplace import Laplace, LaplaceInfo, hessian, label_modes
 from storyzoo.models.eight_schools import EightSchools
 from storyzoo.story import Story
-from tests.cases import MIXTURE_POINT, Mixture
+from tests.cases import CASES, MIXTURE_POINT, Case, Mixture
 from tests.inference import conjugate
 from tests.inference.test_map import EFFECTS, Breaking
 
@@ -66,6 +66,17 @@ def test_rate_by_hand() -> None:
     assert log_rate.std() == pytest.approx(shape**-0.5, rel=0.08)
     stirling = (shape - 0.5) * math.log(shape) - shape + 0.5 * math.log(2 * math.pi)
     assert info.log_evidence == pytest.approx(exact - math.lgamma(shape) + stirling, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if not isinstance(c.story, EightSchools)], ids=lambda case: case.name
+)
+def test_every_kind_of_story_is_fitted(case: Case) -> None:
+    target = case.target()
+    tree, info = fitted(target, restarts=4, draws=50)
+    assert set(target.structure.latents) == set(tree["posterior"].data_vars)
+    assert np.isfinite(tree["sample_stats"]["log_q"]).all()
+    assert (info.log_evidence is None) == case.improper
 
 
 # -- label modes ---------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from storyzoo.inference.engine.target import Target, make_target
 from storyzoo.inference.map import MAP, MAPInfo
 from storyzoo.models.eight_schools import EightSchools
 from storyzoo.models.gmm import GaussianMixture
+from tests.cases import CASES, Case
 from tests.inference import conjugate
 
 EFFECTS = {
@@ -97,6 +98,26 @@ def test_local_latents_are_part_of_the_point() -> None:
     posterior, _ = fitted(target)
     assert posterior["mu"].item() == pytest.approx(exact.mean[0], abs=1e-5)
     np.testing.assert_allclose(posterior["theta"].values[0, 0], exact.mean[1:], atol=1e-5)
+
+
+SOUND = [case for case in CASES if not isinstance(case.story, EightSchools)]
+
+
+@pytest.mark.parametrize("case", SOUND, ids=lambda case: case.name)
+def test_nothing_near_the_mode_is_higher(case: Case) -> None:
+    target = case.target()
+    posterior, info = fitted(target, restarts=4)
+    assert info.converged
+    density = target.density(jacobian=False)
+    point = {
+        name: torch.as_tensor(posterior[name].values.reshape(site.shape))
+        for name, site in target.structure.latents.items()
+    }
+    mode = density.flatten(point)
+    noise = torch.randn(20, density.dim, generator=torch.Generator().manual_seed(0))
+    best = info.objectives[info.best]
+    assert float(density(mode)) == pytest.approx(best, abs=1e-6)
+    assert float(density.batch(mode + 0.1 * noise).max()) <= best + 1e-6
 
 
 # -- where there is no mode ----------------------------------------------------------------

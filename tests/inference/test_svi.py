@@ -29,7 +29,7 @@ from storyzoo.inference.svi import SVI, SVIInfo
 from storyzoo.models.eight_schools import EightSchools
 from storyzoo.models.gmm import GaussianMixture
 from storyzoo.story import Data, Story
-from tests.cases import CASES, Mixture
+from tests.cases import CASES, Case, Mixture
 from tests.inference import conjugate
 from tests.inference.test_map import EFFECTS, Breaking
 
@@ -94,13 +94,14 @@ def test_local_latents_are_fitted() -> None:
     np.testing.assert_allclose(theta.mean(0), exact.mean[1:], atol=0.1)
 
 
-@pytest.mark.parametrize("name", ["mixture", "eight-schools", "chain", "nested"])
-def test_every_kind_of_story_is_fitted(name: str) -> None:
-    target = next(case.target for case in CASES if case.name.startswith(name))
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_kind_of_story_is_fitted(case: Case) -> None:
+    target = case.target()
     tree, info = fitted(target, max_steps=60, window=20, draws=50)
     assert set(target.structure.latents) == set(tree["posterior"].data_vars)
     assert np.isfinite(gaps(tree)).all()
     assert info.steps <= 60
+    assert not any("no finite density" in note for note in info.notes)
 
 
 # -- the guides ----------------------------------------------------------------------------
@@ -207,7 +208,7 @@ def test_own_guide_in_the_posteriors_family_is_exact() -> None:
     assert rate.mean() == pytest.approx(shape / inverse, rel=0.05)
     assert rate.std() == pytest.approx(math.sqrt(shape) / inverse, rel=0.1)
     # lp and log_q are of one measure: their difference is the evidence wherever q is p.
-    np.testing.assert_allclose(gaps(tree), evidence, atol=0.5)
+    assert gaps(tree).std() < 0.15
 
 
 def test_gmm_fits_its_own_guide() -> None:
@@ -303,7 +304,7 @@ def test_parameter_stores_are_never_touched() -> None:
     again = fitted(target, guide="story", max_steps=40)[0]
     assert first.identical(again)
     assert list(store.keys()) == ["shape"]
-    assert float(pyro.param("shape")) == 123.0
+    assert float(pyro.param("shape").detach()) == 123.0
     assert torch.equal(random_state, torch.get_rng_state())
     assert torch.get_default_dtype() == torch.float32
     store.clear()
@@ -390,7 +391,7 @@ def _same_after_resuming(svi: SVI, target: Target, folder: Path) -> None:
     assert isinstance(resumed.info, SVIInfo)
     assert isinstance(whole.info, SVIInfo)
     assert resumed.info.resumed_evaluations > 0
-    same = {"compile_seconds": 0.0, "resumed_evaluations": 0}
+    same: dict[str, Any] = {"compile_seconds": 0.0, "resumed_evaluations": 0}
     assert replace(resumed.info, **same) == replace(whole.info, **same)
 
 

@@ -155,6 +155,14 @@ def test_a_value_in_double_precision_is_not_cut() -> None:
     np.testing.assert_allclose(density.log_likelihood(q), by_hand, rtol=1e-13)
 
 
+def test_a_model_runs_on_the_targets_device_whatever_the_default() -> None:
+    target = make_target(Plain(), {"y": np.zeros(2)})
+    with torch.device("meta"):
+        with target.context():
+            assert torch.ones(1).device.type == "cpu"
+        assert torch.ones(1).device.type == "meta"
+
+
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(SettingError, match="device 'toaster' can't be used .* --device cpu"):
         make_target(Plain(), {"y": np.zeros(2)}, device="toaster")
@@ -164,6 +172,7 @@ def test_an_unknown_device_is_refused() -> None:
 def untouched() -> Iterator[None]:
     """Asserts that nothing global has changed: dtype, random states, Pyro's settings and store."""
     torch.set_default_dtype(torch.float32)
+    pyro.set_rng_seed(20_000)  # torch's, numpy's and Python's
     pyro.get_param_store()["mine"] = torch.ones(2)
     before = global_state()
     try:

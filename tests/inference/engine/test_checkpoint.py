@@ -106,6 +106,22 @@ def test_an_interruption_leaves_nothing_half_written(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_rename_that_fails_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.bin"
+    write_atomically(path, b"before")
+
+    def refused(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.replace", refused)
+    with pytest.raises(RunFolderError, match="Operation not permitted"):
+        write_atomically(path, b"after")
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 # -- reading -----------------------------------------------------------------------------------
 
 

@@ -20,10 +20,11 @@ from storyzoo.inference.engine.enumeration import (
     expected_log_joint,
     responsibilities,
 )
+from storyzoo.inference.engine.logspace import log_sum_exp
 from storyzoo.inference.engine.missing import ObservedMessenger
 from storyzoo.inference.engine.target import Target, make_target
 from storyzoo.story import Story
-from tests.cases import CASES, MIXTURE_POINT, Case, Mixture, TinyChain
+from tests.cases import CASES, MIXTURE_POINT, Case, Mixture
 
 
 class Shared(Story):
@@ -210,10 +211,27 @@ def test_ties_are_split_evenly() -> None:
     np.testing.assert_allclose(found.by_site["z"], 0.5)
 
 
+class Absorbing(Story):
+    """A chain whose second state is never left: the log of that step is minus infinity."""
+
+    data_dims = {"y": ("time",)}
+
+    def model(self, y: Any) -> None:
+        with pyro.plate("state", 2):
+            loc = pyro.sample("loc", dist.Normal(0, 5))
+        logits = torch.tensor([[0.7, 0.3], [0.0, 1.0]]).log()
+        z: Any = 0
+        for t in pyro.markov(range(len(y))):
+            step = dist.Categorical(logits=logits[z])
+            z = pyro.sample(f"z_{t}", step, infer={"enumerate": "parallel"})
+            pyro.sample(f"y_{t}", dist.Normal(loc[z], 1.0), obs=y[t])
+
+
 def test_an_impossible_step_gets_no_weight_and_no_nan() -> None:
-    point = {"transition": np.array([[0.7, 0.3], [0.0, 1.0]]), "loc": np.array([-1.0, 2.0])}
-    case = Case(TinyChain(), {"y": np.array([-1.0, 2.1, -0.5])}, point, lambda p, d: np.zeros(0))
+    point = {"loc": np.array([-1.0, 2.0])}
+    case = Case(Absorbing(), {"y": np.array([-1.0, 2.1, -0.5])}, point, lambda p, d: np.zeros(0))
     found, by_hand = e_step(case)
+    assert np.isneginf(by_hand.log_joint).sum() == 4
     for name, weights in found.by_site.items():
         np.testing.assert_allclose(weights, by_hand.marginal(name, by_hand.weights), atol=1e-12)
     target = case.target()
@@ -226,6 +244,15 @@ def test_an_impossible_step_gets_no_weight_and_no_nan() -> None:
     (gradient,) = torch.autograd.grad(average, loc)
     assert bool(average.isfinite())
     assert bool(gradient.isfinite().all())
+
+
+def test_a_row_in_which_nothing_is_possible_has_no_gradient() -> None:
+    x = torch.tensor([[-torch.inf, -torch.inf], [-torch.inf, 0.5]], dtype=torch.float64)
+    total = log_sum_exp(x.requires_grad_(), (1,))
+    assert float(total.detach()[0]) < -1e300
+    assert float(total.detach()[1]) == pytest.approx(0.5)
+    (gradient,) = torch.autograd.grad(total.sum(), x)
+    assert gradient.tolist() == [[0.0, 0.0], [0.0, 1.0]]
 
 
 class Displaced(Story):
