@@ -24,10 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from storyzoo.errors import NoModeError, RunFolderError
+from storyzoo.errors import NoModeError, RefusedError, RunFolderError
 from storyzoo.inference.engine.ascent import ascend
 from storyzoo.inference.engine.checkpoint import Checkpoint
-from storyzoo.inference.engine.enumeration import expected_log_joint, responsibilities
+from storyzoo.inference.engine.enumeration import (
+    expected_log_joint,
+    responsibilities,
+    under_labels,
+)
 from storyzoo.inference.engine.factors import priors_of, slice_examples
 from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, require
 from storyzoo.inference.engine.progress import Budget, Progress
@@ -135,7 +139,23 @@ class Climb:
         self.density = target.density(jacobian=False, prior=method.objective == "posterior")
         self.passes = 0
         self.restarts = self._resumed() or self._started(seed)
+        self._refuse_labelled_priors()
         self._saved = time.monotonic()
+
+    def _refuse_labelled_priors(self) -> None:
+        """EM takes the priors of continuous sites outside the expectation over discrete ones."""
+        target = self.target
+        if target.story.has("expect"):
+            return
+        with target.context():
+            found = under_labels(
+                target.story, target.data, self.restarts[0].latents, target.structure
+            )
+        if found:
+            raise RefusedError(
+                f"em can't fit {target.story.name}: the prior of '{found[0]}' depends on a "
+                "discrete site; use map, svi or nuts"
+            )
 
     @property
     def started(self) -> bool:

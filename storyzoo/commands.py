@@ -302,7 +302,7 @@ def _print_fit(answer: Fit) -> None:
     what = f"{answer.story.name} on {answer.data_name} by {answer.method.name}"
     print_line(f"{what}, seed {answer.seed}: {verdict.verdict.upper()}")
     print_line(verdict.headline)
-    for note in answer.notes:
+    for note in (*answer.notes, *verdict.notes):
         print_line(f"note: {note}")
     for step in verdict.do_next:
         print_line(f"next: {step}")

@@ -53,6 +53,10 @@ class RunFolder:
         """What an interrupted run goes on from."""
         return Checkpoint(self.path / "checkpoint.npz")
 
+    def holds_checkpoint(self) -> bool:
+        """Whether a run could go on from here."""
+        return any(self.path.glob("checkpoint*.npz"))
+
     def claim(self, description: Mapping[str, Any], resume: bool) -> bool:
         """Take the folder for a run; whether it already holds that run, finished.
 

@@ -191,7 +191,7 @@ def fit_task(
         answer = _fitted(task, method, seed, description, files, progress)
         answer.save(files.path)
     except StoryzooError:
-        if new:
+        if new and not files.holds_checkpoint():  # finished chains are worth a --resume
             shutil.rmtree(files.path, ignore_errors=True)
         raise
     return answer

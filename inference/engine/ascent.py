@@ -116,7 +116,7 @@ class Ascents:
     def __init__(
         self, evaluate: Evaluate, *, max_steps: int, tolerance: float, precision: float
     ) -> None:
-        self._evaluate = evaluate
+        self.evaluate = evaluate
         self.max_steps, self.tolerance, self.precision = max_steps, tolerance, precision
 
     def start(self, q: Array, width: Array | None = None) -> None:
@@ -127,7 +127,19 @@ class Ascents:
         status = np.where(np.isfinite(value), CLIMBING, STUCK)
         width = np.ones_like(q) if width is None else width
         self.state = State(
-            q, width, value, gradient, none, none + 1, status, none, (), (), (), np.zeros(rows), (value,)
+            q,
+            width,
+            value,
+            gradient,
+            none,
+            none + 1,
+            status,
+            none,
+            (),
+            (),
+            (),
+            np.zeros(rows),
+            (value,),
         )
 
     @property
@@ -229,7 +241,7 @@ class Ascents:
     def _look(self, points: Array) -> tuple[Array, Array]:
         """Objectives and gradients; minus infinity where either is undefined."""
         with np.errstate(all="ignore"):
-            value, gradient = self._evaluate(points)
+            value, gradient = self.evaluate(points)
         bad = np.isnan(value) | (np.isfinite(value) & ~np.isfinite(gradient).all(-1))
         return np.where(bad, -np.inf, value), gradient
 

@@ -11,16 +11,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.distributions import constraints
 
+from storyzoo.inference.engine.ascent import Array, Evaluate, Flags
 from storyzoo.inference.engine.density import LogDensity, Slot
 from storyzoo.inference.engine.transforms import to_support
 
 PROBE = 30.0
+EXACT_DIMS = 128
+"""Dims up to which every coordinate's curvature is measured on its own."""
+PROBES = 32
+"""Random directions that tell the curvatures above that (Hutchinson 1990)."""
+WIDEST = 10.0
+"""Greatest width of a real coordinate, relative to its size."""
 
 
-def real_coordinates(density: LogDensity) -> NDArray[np.bool_]:
+def real_coordinates(density: LogDensity) -> Flags:
     """(D,): whether a coordinate is in the units of its site."""
     parts = [_real(density, slot) for slot in density.slots]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
@@ -47,7 +53,32 @@ def innermost(support: Any) -> Any:
     return support
 
 
-def _real(density: LogDensity, slot: Slot) -> NDArray[np.bool_]:
+def widths(evaluate: Evaluate, q: Array, real: Flags, precision: float) -> Array:
+    """``1 / sqrt(-d2 log p / dq_i2)`` at ``q`` (D,), by central differences; one where undefined.
+
+    A logarithmic coordinate is never taken to be wider than one. ``precision`` is that of the
+    density; :func:`evaluations_of_widths` gradients are evaluated.
+    """
+    size = len(q)
+    step = precision ** (1 / 3) * np.maximum(1.0, np.abs(q))
+    exact = size <= EXACT_DIMS
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(PROBES, size))
+    moves = np.eye(size) if exact else signs
+    gradients = evaluate(np.concatenate([q + step * moves, q - step * moves]))[1]
+    above, below = gradients[: len(moves)], gradients[len(moves) :]
+    curvature = -((above - below) * moves).sum(0) / (2 * step * (1 if exact else len(moves)))
+    known = np.isfinite(curvature) & (curvature > 0)
+    width = 1 / np.sqrt(np.where(known, curvature, 1.0))
+    widest = np.where(real, WIDEST * np.maximum(1.0, np.abs(q)), 1.0)
+    return np.minimum(width, widest)
+
+
+def evaluations_of_widths(size: int) -> int:
+    """Gradient evaluations that :func:`widths` takes in so many dims."""
+    return 2 * (size if size <= EXACT_DIMS else PROBES)
+
+
+def _real(density: LogDensity, slot: Slot) -> Flags:
     """Told by moving each coordinate of one event by 30 and by 60: a real one doubles its effect.
 
     The square of a covariance's root quadruples; an exponential explodes, a sigmoid saturates.

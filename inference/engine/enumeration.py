@@ -87,3 +87,18 @@ def expected_log_joint(
         term = torch.where(weight > 0, log_probs[name], torch.zeros_like(weight))
         total = total + (weight * term).sum()
     return total
+
+
+def under_labels(
+    story: Story, data: Data, latents: Latents, structure: Structure
+) -> tuple[str, ...]:
+    """Continuous latents whose prior depends on a discrete site: their labels are not fixed."""
+    trace = run_model(story, data, latents, structure, enumerate_sites=True)
+    log_probs = site_log_probs(trace)
+    return tuple(
+        name
+        for name in structure.latents
+        if log_probs[name].dim() > len(structure.sites[name].plates)
+        and any(size > 1 for size in log_probs[name].shape[: -structure.max_plate_nesting or None])
+        and log_probs[name].dim() > structure.max_plate_nesting
+    )

@@ -93,7 +93,11 @@ class NormalGuide(FlatGuide):
 
 
 class MultivariateGuide(FlatGuide):
-    """``Normal(loc, L L^T)`` with a lower triangular ``L``: D + D (D + 1) / 2 parameters."""
+    """``Normal(loc, L L^T)`` with a lower triangular ``L``: D + D (D + 1) / 2 parameters.
+
+    What lies below the diagonal is held as ``sqrt(D) L_ij``, so that a step of all of them at
+    once moves a draw no further than one of the diagonal.
+    """
 
     def __init__(self, centre: Tensor, unit: Tensor) -> None:
         super().__init__(centre, unit)
@@ -124,7 +128,8 @@ class MultivariateGuide(FlatGuide):
         diagonal = torch.diag_embed(parameters[:, self.dim : 2 * self.dim].exp())
         starts = torch.arange(len(parameters), device=parameters.device)[:, None]
         places = (starts, self._below[0], self._below[1])
-        return diagonal.index_put(places, parameters[:, 2 * self.dim :])
+        below = parameters[:, 2 * self.dim :] / math.sqrt(self.dim)
+        return diagonal.index_put(places, below)
 
 
 class LowRankGuide(FlatGuide):

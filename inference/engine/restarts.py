@@ -26,7 +26,13 @@ from storyzoo.inference.engine.ascent import (
     pack,
     unpack,
 )
-from storyzoo.inference.engine.coordinates import limit_in_words, real_coordinates, slot_at
+from storyzoo.inference.engine.coordinates import (
+    evaluations_of_widths,
+    limit_in_words,
+    real_coordinates,
+    slot_at,
+    widths,
+)
 from storyzoo.inference.engine.density import LogDensity, Slot
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.resume import Keeper
@@ -42,6 +48,10 @@ INFINITY = 1e8
 """Where real sites are tried to see whether the objective ever falls."""
 LOOK_EVERY = 50
 """Steps between two looks at rows that may be running away."""
+UNSPENT = 1e-6
+"""Nats that one coordinate may still promise where a row has stopped."""
+MOST_SCALED = 3
+"""How often a row that promises more is sent on, its coordinates measured in their widths."""
 MOST_MOVES = 20
 """How often a row that stopped below a higher point beside it is sent on."""
 PROBES = 4
@@ -163,6 +173,7 @@ class _Climb:
         self.spent = self.density.evaluations - before
         self.looked = 0
         self.moved = np.zeros(len(self.starts), dtype=np.int64)
+        self.scaled = np.zeros(len(self.starts), dtype=np.int64)
         self.settled = np.zeros(len(self.starts), dtype=bool)
         self.suspected = np.zeros(len(self.starts), dtype=bool)
         self.texts = [""] * len(self.starts)
@@ -226,13 +237,28 @@ class _Climb:
     def _conclude(self, row: int) -> None:
         """A row has stopped: degenerate, on its way to infinity, or below a higher point?"""
         escape = self._escape(row) or self._endless(row)
-        if not escape and not self._diagnosed(row) and self.moved[row] < MOST_MOVES:
-            higher = self._higher(row)
-            if higher is not None and self.ascents.state.steps[row] < self.search.max_steps:
-                self.moved[row] += 1
-                self.ascents.move(row, higher)
-                return
-        self._close(row, escape)
+        out = self.ascents.state.steps[row] >= self.search.max_steps
+        if escape or out or self._diagnosed(row) or not self._sent_on(row):
+            self._close(row, escape)
+
+    def _sent_on(self, row: int) -> bool:
+        """Let a row climb on where it stopped short of a mode."""
+        state = self.ascents.state
+        if self.scaled[row] < MOST_SCALED:
+            width = widths(self.ascents.evaluate, state.q[row], self.real, self.ascents.precision)
+            self.spent += evaluations_of_widths(len(width))
+            promised = 0.5 * np.square(width * state.gradient[row]).max(initial=0.0)
+            rounding = 1e3 * self.ascents.precision * abs(state.value[row])
+            if promised > UNSPENT + rounding:
+                self.scaled[row] += 1
+                self.ascents.move(row, state.q[row], width)
+                return True
+        higher = self._higher(row)
+        if higher is None or self.moved[row] >= MOST_MOVES:
+            return False
+        self.moved[row] += 1
+        self.ascents.move(row, higher)
+        return True
 
     def _close(self, row: int, escape: str) -> None:
         self.texts[row] = self._diagnosed(row)
@@ -378,7 +404,13 @@ class _Climb:
         names = ("starts", "spent", "looked", "settled", "suspected", "texts", "escapes")
         own = {name: getattr(self, name) for name in names}
         lists = {name: list(own[name]) for name in ("texts", "escapes")}
-        return {**own, **lists, "moved": self.moved.copy(), "state": self.ascents.state}
+        return {
+            **own,
+            **lists,
+            "moved": self.moved.copy(),
+            "scaled": self.scaled.copy(),
+            "state": self.ascents.state,
+        }
 
     @staticmethod
     def packed(boundary: dict[str, Any]) -> dict[str, Any]:
@@ -387,6 +419,7 @@ class _Climb:
 
     def _go_on(self, stored: dict[str, np.ndarray]) -> None:
         self.starts, self.moved = stored["starts"], stored["moved"]
+        self.scaled = stored["scaled"]
         self.spent, self.looked = int(stored["spent"]), int(stored["looked"])
         self.settled, self.suspected = stored["settled"], stored["suspected"]
         self.texts = [str(text) for text in stored["texts"]]

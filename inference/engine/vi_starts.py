@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from storyzoo.inference.engine.ascent import Array, Ascents, Evaluate, Flags
-from storyzoo.inference.engine.coordinates import real_coordinates
+from storyzoo.inference.engine.ascent import Array, Ascents, Evaluate
+from storyzoo.inference.engine.coordinates import real_coordinates, widths
 from storyzoo.inference.engine.density import LogDensity
 from storyzoo.inference.engine.target import Target
 
@@ -23,12 +23,6 @@ CANDIDATES = 2
 """Points looked at for each start."""
 UPHILL = (10, 100)
 """Steps of ascent from each; the better of the two places counts."""
-EXACT_DIMS = 128
-"""Dims up to which every coordinate's curvature is measured on its own."""
-PROBES = 32
-"""Random directions that tell the curvatures above that (Hutchinson 1990)."""
-WIDEST = 10.0
-"""Greatest width of a real coordinate, relative to its size."""
 
 
 class Starts(NamedTuple):
@@ -52,7 +46,6 @@ def find_starts(
     real = real_coordinates(density)
     precision = torch.finfo(density.dtype).eps
     points = [_candidate(target, density, child) for child in seed.spawn(CANDIDATES * count)]
-    rng = np.random.default_rng(seed)
     climb = Ascents(evaluate, max_steps=max(UPHILL), tolerance=1e-3, precision=precision)
     climb.start(np.stack(points))
     centre, units = climb.state.q, np.ones_like(climb.state.q)
@@ -60,7 +53,7 @@ def find_starts(
     for steps in UPHILL:
         while climb.climbing.any() and climb.state.steps.max() < steps:
             climb.step()
-        found = np.stack([_widths(evaluate, q, real, precision, rng) for q in climb.state.q])
+        found = np.stack([widths(evaluate, q, real, precision) for q in climb.state.q])
         evidence = climb.state.value + np.log(found).sum(-1)
         better = evidence > scores
         centre = np.where(better[:, None], climb.state.q, centre)
@@ -81,23 +74,3 @@ def _candidate(target: Target, density: LogDensity, seed: np.random.SeedSequence
         initial = target.story.initial(target.data, rng)
     q = density.start(rng) if initial is None else density.flatten(initial)
     return q.detach().cpu().numpy().astype(np.float64)
-
-
-def _widths(
-    evaluate: Evaluate, q: Array, real: Flags, precision: float, rng: np.random.Generator
-) -> Array:
-    """Width of each coordinate by its curvature (D,); one where there is none.
-
-    A logarithmic coordinate is never taken to be wider than one.
-    """
-    size = len(q)
-    step = precision ** (1 / 3)
-    exact = size <= EXACT_DIMS
-    moves = np.eye(size) if exact else rng.choice([-1.0, 1.0], size=(PROBES, size))
-    gradients = evaluate(np.concatenate([q + step * moves, q - step * moves]))[1]
-    above, below = gradients[: len(moves)], gradients[len(moves) :]
-    curvature = -((above - below) * moves).sum(0) / (2 * step * (1 if exact else len(moves)))
-    known = np.isfinite(curvature) & (curvature > 0)
-    width = 1 / np.sqrt(np.where(known, curvature, 1.0))
-    widest = np.where(real, WIDEST * np.maximum(1.0, np.abs(q)), 1.0)
-    return np.minimum(width, widest)
