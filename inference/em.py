@@ -13,7 +13,6 @@ labelling: Lloyd's algorithm for a mixture, Viterbi training for a chain. The an
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from storyzoo.errors import NoModeError, RefusedError, RunFolderError
+from storyzoo.errors import NoModeError, RefusedError
 from storyzoo.inference.engine.ascent import ascend
 from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.enumeration import (
@@ -33,8 +32,9 @@ from storyzoo.inference.engine.enumeration import (
     under_labels,
 )
 from storyzoo.inference.engine.factors import priors_of, slice_examples
-from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, require
+from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, PointInfo, require
 from storyzoo.inference.engine.progress import Budget, Progress
+from storyzoo.inference.engine.resume import Keeper, fingerprint
 from storyzoo.inference.engine.runaway import runaway
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
@@ -43,23 +43,6 @@ from storyzoo.story import Story
 
 THREADED_ROWS = 20_000
 """Examples above which a step is spread over threads; below, starting them costs more."""
-CHECKPOINT_SECONDS = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class EMInfo(Info):
-    """How the restarts of an ascent ended."""
-
-    objectives: tuple[float, ...] = ()
-    """Final objective of each restart, nats."""
-    degenerate: tuple[str, ...] = ()
-    """What is degenerate about each restart's end; empty where it is sane."""
-    best: int = 0
-    path: tuple[float, ...] = ()
-    """Objective of the best restart, step by step."""
-    prior: bool = True
-    converged: bool = True
-    """Whether the best restart settled."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +55,7 @@ class EM(Method):
 
     name: ClassVar[str] = "em"
     kind: ClassVar[Kind] = "point"
-    info_type: ClassVar[type[Info]] = EMInfo
+    info_type: ClassVar[type[Info]] = PointInfo
 
     restarts: int = 10
     max_steps: int = 2000
@@ -114,8 +97,6 @@ class EM(Method):
             stopped = "interrupted"
         finally:
             progress.close()
-        if checkpoint is not None and stopped != "interrupted":
-            checkpoint.remove()
         return climb.outcome(stopped)
 
 
@@ -133,14 +114,13 @@ class Climb:
     """The state of a run: its restarts, taken a step at a time in turn."""
 
     def __init__(self, method: EM, target: Target, seed: int, checkpoint: Checkpoint | None):
-        self.method, self.target, self.checkpoint = method, target, checkpoint
-        self.fingerprint = f"em {method} seed={seed} {target.story}"
+        self.method, self.target = method, target
+        self.kept = Keeper(checkpoint, fingerprint(method, target, seed))
         self.budget = Budget(method.minutes)
         self.density = target.density(jacobian=False, prior=method.objective == "posterior")
         self.passes = 0
         self.restarts = self._resumed() or self._started(seed)
         self._refuse_labelled_priors()
-        self._saved = time.monotonic()
 
     def _refuse_labelled_priors(self) -> None:
         """EM takes the priors of continuous sites outside the expectation over discrete ones."""
@@ -186,7 +166,8 @@ class Climb:
             if self.budget.spent:
                 for restart in climbing:
                     restart.over = restart.over or "minutes"
-            self._save()
+            if self.kept.due:
+                self.kept.save(self._state())
             yield len(climbing)
 
     def _step(self, restart: Restart, pool: ThreadPoolExecutor | None) -> None:
@@ -279,14 +260,8 @@ class Climb:
 
     # -- checkpoint and answer -----------------------------------------------------------
 
-    def _save(self) -> None:
-        if self.checkpoint is None or time.monotonic() - self._saved < CHECKPOINT_SECONDS:
-            return
-        self._saved = time.monotonic()
-        self.checkpoint.save(self._state())
-
     def _state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"fingerprint": self.fingerprint, "passes": self.passes}
+        state: dict[str, Any] = {"passes": self.passes}
         for i, restart in enumerate(self.restarts):
             state[f"{i}/path"], state[f"{i}/over"] = np.array(restart.path), restart.over
             for name, value in restart.latents.items():
@@ -294,15 +269,9 @@ class Climb:
         return state
 
     def _resumed(self) -> list[Restart] | None:
-        state = self.checkpoint.load() if self.checkpoint is not None else None
+        state = self.kept.load()
         if state is None:
             return None
-        if str(state["fingerprint"]) != self.fingerprint:
-            assert self.checkpoint is not None
-            raise RunFolderError(
-                f"{self.checkpoint.path}: belongs to a run with other settings; "
-                "choose another --out"
-            )
         self.passes = int(state["passes"])
         return [self._restored(state, i) for i in range(self.method.restarts)]
 
@@ -315,8 +284,10 @@ class Climb:
 
     def outcome(self, stopped: str) -> Outcome:
         """The best sane restart as a point, and how all of them ended."""
-        if stopped == "interrupted" and self.checkpoint is not None:
-            self.checkpoint.save(self._state())
+        if stopped == "interrupted":
+            self.kept.save(self._state())
+        else:
+            self.kept.remove()
         degenerate = tuple(self._degenerate(restart) for restart in self.restarts)
         finals = [r.path[-1] if r.path else -np.inf for r in self.restarts]
         sane = [i for i, text in enumerate(degenerate) if not text and np.isfinite(finals[i])]
@@ -330,7 +301,7 @@ class Climb:
         if stopped != "interrupted":
             stopped = chosen.over
         point = {name: v.detach().cpu().numpy()[None, None] for name, v in chosen.latents.items()}
-        info = EMInfo(
+        info = PointInfo(
             gradient_evaluations=self.passes,
             stopped=stopped,
             start=self._start_in_words(),

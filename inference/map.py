@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 
 from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.density import LogDensity
-from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, require
+from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, PointInfo, require
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.restarts import Modes, Search, compile_seconds
 from storyzoo.inference.engine.resume import Keeper, fingerprint
@@ -28,19 +28,9 @@ from storyzoo.story import Story
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAPInfo(Info):
-    """How the restarts of an ascent ended."""
+class MAPInfo(PointInfo):
+    """How the restarts ended, and what a resumed run was spared."""
 
-    objectives: tuple[float, ...] = ()
-    """Final objective of each restart, nats."""
-    degenerate: tuple[str, ...] = ()
-    """What is degenerate about each restart's end; empty where it is sane."""
-    best: int = 0
-    path: tuple[float, ...] = ()
-    """Objective of the best restart, step by step."""
-    prior: bool = True
-    converged: bool = True
-    """Whether the best restart settled."""
     resumed_evaluations: int = 0
     """Of the gradient evaluations: how many came from a checkpoint."""
 

@@ -25,9 +25,13 @@ data's spread shared out among K clouds, with the force of a few rows (``extra_d
 fewest for which the prior mean exists). That much keeps a component from collapsing on a single
 row, where the likelihood has no bound. The scale matrix is diagonal, where theirs is the whole
 covariance of the data: it needs no complete rows, is never singular, and does not take the
-between-cluster correlation for one within clusters. ``concentration`` is 2, not 1: the density
-then falls to zero where a weight does, so that the mode has no empty component, and samplers do
-not wander along an edge where an unused component's location means nothing.
+between-cluster correlation for one within clusters.
+
+``concentration`` is 5: every component is expected to hold a fair share of the rows. A flat prior
+on the weights leaves room for a component that holds none, whose location then means nothing: on
+iris with three components such arrangements have 98 % of the posterior at concentration 1, two
+thirds at 2 and 0.2 % at 5 (Laplace estimates), and a sampler that starts in one does not come
+out. Lower it where some components may be superfluous.
 
 ``centre`` and ``spread``, in the units of y, are set from the data once, by ``scaled_to``; left
 unset they are 0 and 1, right for standardised data. Both are kept with the fit.
@@ -111,7 +115,7 @@ class GaussianMixture(Story):
 
     n_components: int = 3
     covariance: Shape = "full"
-    concentration: float = 2.0
+    concentration: float = 5.0
     """Of the Dirichlet over the weights; below one EM works in the softmax basis."""
     shrinkage: float = 0.01
     """How many rows the pull of every component's centre towards ``centre`` is worth."""

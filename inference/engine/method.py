@@ -57,6 +57,22 @@ class Info:
         return cls(**plain)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PointInfo(Info):
+    """How the restarts of an ascent to a point ended."""
+
+    objectives: tuple[float, ...] = ()
+    """Final objective of each restart, nats."""
+    degenerate: tuple[str, ...] = ()
+    """What is degenerate about each restart's end; empty where it is sane."""
+    best: int = 0
+    path: tuple[float, ...] = ()
+    """Objective of the best restart, step by step."""
+    prior: bool = True
+    converged: bool = True
+    """Whether the best restart settled."""
+
+
 class Outcome(NamedTuple):
     """What a run returns: the draws, and what its diagnostics need. No verdict."""
 

@@ -14,9 +14,9 @@ import torch
 
 from storyzoo.datasets import load
 from storyzoo.errors import NoModeError, RefusedError, RunFolderError, SettingError
-from storyzoo.inference.em import EM, Climb, EMInfo
+from storyzoo.inference.em import EM, Climb
 from storyzoo.inference.engine.checkpoint import Checkpoint
-from storyzoo.inference.engine.method import Outcome
+from storyzoo.inference.engine.method import Outcome, PointInfo
 from storyzoo.inference.engine.progress import Progress
 from storyzoo.inference.engine.target import Target, make_target
 from storyzoo.inference.engine.tree import draws_of
@@ -79,8 +79,8 @@ def run(target: Target, method: EM, seed: int = 0, checkpoint: Checkpoint | None
     return method.run(target, seed=seed, progress=Progress(quiet=True), checkpoint=checkpoint)
 
 
-def info_of(outcome: Outcome) -> EMInfo:
-    assert isinstance(outcome.info, EMInfo)
+def info_of(outcome: Outcome) -> PointInfo:
+    assert isinstance(outcome.info, PointInfo)
     return outcome.info
 
 
@@ -262,7 +262,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     target = scaled(GaussianMixture(n_components=3), iris())
     checkpoint = Checkpoint(tmp_path / "checkpoint.npz")
     EM(restarts=3).run(target, seed=0, progress=StopAfter(3), checkpoint=checkpoint)
-    with pytest.raises(RunFolderError, match="other settings"):
+    with pytest.raises(RunFolderError, match="another story, data, seed or"):
         run(target, EM(restarts=4), checkpoint=checkpoint)
 
 

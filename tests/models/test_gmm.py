@@ -116,7 +116,7 @@ def test_priors_are_those_the_docstring_states(covariance: Shape) -> None:
     target = target_of(covariance)
     story, point = mixture_of(target), start_of(target)
     scatter = IRIS.var(0) / 3 ** (2 / 4)
-    expected = stats.dirichlet(np.full(3, 2.0)).logpdf(point["weight"].numpy())
+    expected = stats.dirichlet(np.full(3, 5.0)).logpdf(point["weight"].numpy())
     for k, s in enumerate(covariances(point, 4)):
         expected += stats.multivariate_normal(IRIS.mean(0), s / 0.01).logpdf(point["loc"][k])
         if covariance == "full":
