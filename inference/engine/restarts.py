@@ -113,7 +113,7 @@ class Search:
                     break
         except KeyboardInterrupt:
             keeper.save(climb.packed(state))
-            if not climb.ended.any():
+            if not climb.settled.any():
                 raise
             stopped = "interrupted"
         finally:
@@ -198,11 +198,6 @@ class _Climb:
         return int(self.ascents.climbing.sum())
 
     @property
-    def ended(self) -> np.ndarray:
-        """Which rows have come to their end."""
-        return self.settled
-
-    @property
     def best(self) -> float:
         """The highest objective so far."""
         return float(self.ascents.state.value.max())
@@ -236,6 +231,9 @@ class _Climb:
 
     def _conclude(self, row: int) -> None:
         """A row has stopped: degenerate, on its way to infinity, or below a higher point?"""
+        if np.isneginf(self.ascents.state.value[row]):
+            self._close(row, "")
+            return
         escape = self._escape(row) or self._endless(row)
         out = self.ascents.state.steps[row] >= self.search.max_steps
         if escape or out or self._diagnosed(row) or not self._sent_on(row):
@@ -267,6 +265,8 @@ class _Climb:
 
     def _diagnosed(self, row: int) -> str:
         """What the story finds degenerate about a row's point."""
+        if np.isneginf(self.ascents.state.value[row]):
+            return "its start has no finite density: see the story's `initial`"
         story, q = self.target.story, self._tensor(self.ascents.state.q[row])
         if not story.has("diagnose"):
             return ""

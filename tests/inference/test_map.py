@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from storyzoo.inference.engine.target import Target, make_target
 from storyzoo.inference.map import MAP, MAPInfo
 from storyzoo.models.eight_schools import EightSchools
 from storyzoo.models.gmm import GaussianMixture
+from storyzoo.story import Data, Story
 from tests.cases import CASES, Case
 from tests.inference import conjugate
 
@@ -160,6 +163,43 @@ def test_degenerate_throughout_is_no_mode() -> None:
     target = make_target(GaussianMixture(n_components=3), {"y": y})
     with pytest.raises(NoModeError, match="all of 4 restarts ended degenerate"):
         fitted(target, objective="likelihood", restarts=4)
+
+
+@dataclass(frozen=True)
+class BadStart(conjugate.Line):
+    """Its own starts are no good."""
+
+    def initial(self, data: Data, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        return {"beta": torch.full((2,), torch.nan)}
+
+
+def test_starts_without_a_density_are_set_aside() -> None:
+    target, exact = conjugate.line()
+    posterior, info = fitted(replace(target, story=BadStart()), restarts=4)
+    assert [bool(text) for text in info.degenerate] == [True, True, True, False]
+    np.testing.assert_allclose(posterior["beta"].values[0, 0], exact.mean, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Units(Story):
+    """Incomes in cents: the mean lies a million prior units away, its logarithms do not."""
+
+    data_dims = {"y": ("row",)}
+    examples = "row"
+
+    def model(self, y: Any) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1e7))
+        spread = pyro.sample("spread", dist.HalfNormal(1e7))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Normal(mean, spread), obs=y)
+
+
+def test_coordinates_of_very_different_units() -> None:
+    y = np.random.default_rng(0).normal(3e6, 1e5, 50)
+    posterior, info = fitted(make_target(Units(), {"y": y}), restarts=3)
+    assert np.ptp(info.objectives) < 1e-6
+    assert posterior["mean"].item() == pytest.approx(y.mean(), rel=1e-5)
+    assert posterior["spread"].item() == pytest.approx(y.std(), rel=1e-4)
 
 
 # -- settings, seeds, and going on ---------------------------------------------------------
