@@ -41,7 +41,7 @@ def checks_of_approximation(
         yield starts_agree(starts)
     if hasattr(info, "objectives"):
         yield from checks_of_ascent(info)
-    yield near_enough(stats)
+    yield near_enough(stats, info)
 
 
 def checks_of_ascent(info: Info) -> Iterator[Check]:
@@ -164,7 +164,7 @@ def starts_agree(starts: np.ndarray) -> Check:
     )
 
 
-def near_enough(stats: xr.Dataset) -> Check:
+def near_enough(stats: xr.Dataset, info: Info) -> Check:
     """k-hat of the weights p/q: can draws of the approximation be corrected at all?"""
     shape, n_draws = float("nan"), 0
     if "lp" in stats and "log_q" in stats:
@@ -181,8 +181,16 @@ def near_enough(stats: xr.Dataset) -> Check:
         where=where if known else f"unknown: {n_draws} draws with their densities",
         meaning="The approximation misses so much of the posterior (too narrow, or of another "
         "shape) that no reweighting of its draws can make up for it.",
-        advice="Use a richer guide (`--with guide=multivariate`) or sample instead "
-        "(`--method nuts`)"
+        advice=_beyond(info)
         if known
         else f"Keep at least {FEWEST_DRAWS} draws: `--with draws=1000`",
     )
+
+
+def _beyond(info: Info) -> str:
+    """What is left to try: a richer guide where the one at hand is not the richest."""
+    if getattr(info, "guide", "") in ("normal", "lowrank"):
+        return (
+            "Use a richer guide (`--with guide=multivariate`) or sample instead (`--method nuts`)"
+        )
+    return "Sample instead (`--method nuts`), or write the story in a form that is nearer to normal"

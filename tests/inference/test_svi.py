@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
-import threading
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,12 +26,11 @@ from storyzoo.inference.engine.psis import k_hat
 from storyzoo.inference.engine.slices import Slices
 from storyzoo.inference.engine.target import Target, make_target
 from storyzoo.inference.svi import SVI, SVIInfo
-from storyzoo.models.eight_schools import EightSchools
 from storyzoo.models.gmm import GaussianMixture
 from storyzoo.story import Data, Story
 from tests.cases import CASES, Case, Mixture
 from tests.inference import conjugate
-from tests.inference.test_map import EFFECTS, Breaking
+from tests.inference.test_map import Breaking
 
 
 def fitted(target: Target, seed: int = 0, **settings: Any) -> tuple[Any, SVIInfo]:
@@ -347,17 +346,34 @@ def test_interrupt_keeps_the_guide_as_it_stands() -> None:
         svi.run(target, seed=0, progress=Breaking(0))
 
 
+SIGNALLED = """
+import numpy as np
+from storyzoo.inference.engine.progress import Progress
+from storyzoo.inference.engine.target import make_target
+from storyzoo.inference.svi import SVI
+from storyzoo.models.eight_schools import EightSchools
+
+class Loud(Progress):
+    def update(self, n=1, **postfix):
+        print("climbing", flush=True)
+
+effects = {"effect": np.linspace(-3, 28, 8), "stderr": np.full(8, 12.0)}
+svi = SVI(starts=2, window=100_000, max_steps=1_000_000, draws=50)
+info = svi.run(make_target(EightSchools(), effects), seed=0, progress=Loud(quiet=True)).info
+print(info.stopped, flush=True)
+"""
+
+
 def test_a_real_signal_keeps_the_guide() -> None:
-    target = make_target(EightSchools(), EFFECTS)
-    sent = threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGINT))
-    sent.start()
-    try:
-        _, info = SVI(starts=2, window=100_000, max_steps=1_000_000, draws=50).run(
-            target, seed=0, progress=Progress(quiet=True)
-        )
-    finally:
-        sent.cancel()
-    assert info.stopped == "interrupted"
+    with subprocess.Popen(
+        [sys.executable, "-c", SIGNALLED], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(20):
+            assert process.stdout.readline() == "climbing\n"
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read().split()
+    assert said[-1] == "interrupted"
 
 
 @pytest.mark.parametrize(
