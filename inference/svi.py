@@ -94,7 +94,7 @@ class SVI(Method):
     particles: int = 16
     starts: int = 4
     window: int = 50
-    draws: int = 1000
+    draws: int = 4000
     minutes: float | None = None
 
     def __post_init__(self) -> None:
