@@ -157,7 +157,8 @@ def choose_best(fits: Sequence[Compared]) -> tuple[int | None, str]:
         places = [i for i, fit in enumerate(fits) if fit.verdict.verdict == word]
         if places:
             place, why = _best_of(fits, places, word, names)
-            return place, _sentence(word, names[place], why, len(places))
+            sentence = _sentence(word, names[place], why, len(places))
+            return place, sentence + _caveat(fits[place].verdict)
     return None, _none(fits, names)
 
 
@@ -224,6 +225,12 @@ def _sentence(word: str, name: str, why: str, count: int) -> str:
         f"Nothing here gives an uncertainty that can be trusted; {name} is a soundly found "
         f"point{told}."
     )
+
+
+def _caveat(verdict: Verdict) -> str:
+    """What a trusted answer was not tested for."""
+    untested = [note for note in verdict.notes if note.startswith("multimodality not tested")]
+    return "".join(f" {note[0].upper()}{note[1:]}." for note in untested)
 
 
 def _none(fits: Sequence[Compared], names: Sequence[str]) -> str:

@@ -137,7 +137,7 @@ def notes_of(info: Info, kind: str, stats: xr.Dataset) -> list[str]:
         notes.append("ended when its minutes were spent")
     if kind == "draws":
         if getattr(info, "one_mode", False):
-            notes.append("multimodality not tested: all chains started at one point")
+            notes.append("multimodality not tested: all chains started at one mode")
         missing = [words for name, words in RECORDED.items() if name not in stats]
         if missing:
             notes.append(f"not checked, since the sampler records none: {', '.join(missing)}")
@@ -162,7 +162,7 @@ def headline(word: str, checks: Sequence[Check], info: Info) -> str:
         POINT: f"One point, without uncertainty{_said(by_name, 'restarts')}.",
     }[word]
     if getattr(info, "one_mode", False):
-        text += " Multimodality not tested: all chains started at one point."
+        text += " Multimodality not tested: all chains started at one mode."
     if info.stopped == "interrupted":
         text += " Cut short: judged on what was drawn."
     return text
