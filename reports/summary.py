@@ -114,7 +114,9 @@ def _of_objective(info: Info) -> dict[str, float]:
     elbo, objectives = finals(info, "elbo"), finals(info, "objectives")
     if elbo.size:
         found["elbo_nats"] = float(elbo[-1])
-        found["elbo_nats_se"] = float(getattr(info, "elbo_se", math.nan))
+        se = float(getattr(info, "elbo_se", math.nan))
+        if math.isfinite(se):
+            found["elbo_nats_se"] = se
     if objectives.size:
         found["objective_nats"] = float(objectives[int(getattr(info, "best", 0))])
     evidence = getattr(info, "log_evidence", None)

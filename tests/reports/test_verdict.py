@@ -323,6 +323,11 @@ def test_a_narrow_guide_is_not_trusted() -> None:
     assert "guide=multivariate" in verdict.do_next[0] and "--method nuts" in verdict.do_next[0]
 
 
+def test_past_the_richest_guide_another_method_is_advised() -> None:
+    verdict = approximated(0.3, VariationalInfo(guide="multivariate"))
+    assert "guide=" not in verdict.do_next[0] and "--method nuts" in verdict.do_next[0]
+
+
 def test_an_elbo_that_still_rises_comes_before_k_hat() -> None:
     info = VariationalInfo(settled=False, stopped="max_steps", starts=(-200.0, -260.0))
     verdict = approximated(0.3, info)

@@ -49,6 +49,7 @@ class VariationalInfo(Info):
     elbo: tuple[float, ...] = (-300.0, -210.0, -200.0)
     settled: bool = True
     starts: tuple[float, ...] = (-200.0, -200.3)
+    guide: str = "normal"
 
 
 @dataclass(frozen=True, kw_only=True)

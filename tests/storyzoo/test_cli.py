@@ -201,7 +201,9 @@ def answer(word: str, cut_short: bool = False) -> SimpleNamespace:
         folder=None,
         notes=(),
         info=SimpleNamespace(cut_short=cut_short),
-        verdict=SimpleNamespace(verdict=word, headline="so it is", do_next=("more draws",)),
+        verdict=SimpleNamespace(
+            verdict=word, headline="so it is", do_next=("more draws",), notes=()
+        ),
     )
 
 
