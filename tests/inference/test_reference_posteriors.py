@@ -17,9 +17,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from arviz_stats.base import array_stats
 
 from storyzoo.inference.engine.progress import Progress
+from storyzoo.inference.engine.statistics import array_stats
 from storyzoo.inference.engine.target import make_target
 from storyzoo.inference.engine.tree import draws_of
 from storyzoo.inference.nuts import NUTS
