@@ -36,7 +36,7 @@ from storyzoo.models.gmm import GaussianMixture
 from storyzoo.story import Data
 
 SIZES = [(n, d, k) for n in (10_000, 100_000, 1_000_000) for d in (2, 16) for k in (3, 16)]
-STEPS = {10_000: 30, 100_000: 10, 1_000_000: 3}
+STEPS = {10_000: 30, 100_000: 10, 1_000_000: 5}
 SCORED = 100_000
 """Rows that log likelihoods are averaged over."""
 

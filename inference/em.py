@@ -115,7 +115,9 @@ class Climb:
 
     def __init__(self, method: EM, target: Target, seed: int, checkpoint: Checkpoint | None):
         self.method, self.target = method, target
-        self.kept = Keeper(checkpoint, fingerprint(method, target, seed))
+        # The mark is a hash of all the data: only where something is kept.
+        mark = "" if checkpoint is None else fingerprint(method, target, seed)
+        self.kept = Keeper(checkpoint, mark)
         self.budget = Budget(method.minutes)
         self.density = target.density(jacobian=False, prior=method.objective == "posterior")
         self.passes = 0
