@@ -13,7 +13,7 @@ labelling: Lloyd's algorithm for a mixture, Viterbi training for a chain. The an
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ from storyzoo.inference.engine.runaway import runaway
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import posterior_tree
-from storyzoo.story import Story
+from storyzoo.story import Expectation, Story
 
 THREADED_ROWS = 20_000
 """Examples above which a step is spread over threads; below, starting them costs more."""
@@ -214,8 +214,13 @@ class Climb:
             by = answer.by_site if story.has("maximise") else answer.by_factor
             return float(answer.log_likelihood), by
         chunks = self._chunks() if pool is not None else [self.target.data]
-        work: Callable[[Mapping[str, Any]], Any] = lambda rows: story.expect(latents, rows, hard)  # noqa: E731
-        answers = list(map(work, chunks) if pool is None else pool.map(work, chunks))
+
+        def expect(rows: Mapping[str, Any]) -> Expectation:
+            found = story.expect(latents, rows, hard)
+            assert found is not None
+            return found
+
+        answers = list(map(expect, chunks) if pool is None else pool.map(expect, chunks))
         statistics = {
             name: sum((a.statistics[name] for a in answers[1:]), answers[0].statistics[name])
             for name in answers[0].statistics
