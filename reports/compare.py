@@ -19,25 +19,6 @@ from storyzoo.story import Story
 
 __all__ = ["choose_best", "compare_table", "summary_of", "terminal_table", "to_csv"]
 
-COLUMNS = (
-    "name",
-    "method",
-    "story",
-    "verdict",
-    "seconds",
-    "gradient_evaluations",
-    HELDOUT,
-    f"{HELDOUT}_se",
-    "elpd_loo",
-    "elpd_loo_se",
-    "k_hat",
-    "r_hat_max",
-    "ess_bulk_min",
-    "ess_per_second",
-    "distance_sd",
-    "distance_where",
-    "sliced_wasserstein",
-)
 METRICS = (
     HELDOUT,
     f"{HELDOUT}_se",
@@ -47,6 +28,18 @@ METRICS = (
     "r_hat_max",
     "ess_bulk_min",
     "ess_per_second",
+)
+COLUMNS = (
+    "name",
+    "method",
+    "story",
+    "verdict",
+    "seconds",
+    "gradient_evaluations",
+    *METRICS,
+    "distance_sd",
+    "distance_where",
+    "sliced_wasserstein",
 )
 
 
