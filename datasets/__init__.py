@@ -19,7 +19,10 @@ class DataEntry(NamedTuple):
     """One row of ``zoo list --data``; a test holds it against the data."""
 
     location: str
-    """``package.module:function``; the function's keywords are the set's own options."""
+    """``package.module:function``; the function's keywords are the set's own options.
+
+    What a name holds after a colon, as in ``posteriordb:arK-arK``, is its sole argument.
+    """
     summary: str
     rows: int
     columns: int
@@ -42,11 +45,65 @@ DATASETS: dict[str, DataEntry] = {
     "eight-schools": DataEntry(
         "storyzoo.datasets.tables:eight_schools", "effects of coaching and their errors", 8, 2
     ),
+    "diabetes": DataEntry(
+        "storyzoo.datasets.tables:diabetes", "patients, and how far their disease went", 442, 11
+    ),
+    "breast-cancer": DataEntry(
+        "storyzoo.datasets.tables:breast_cancer", "tumours, and which were malignant", 569, 31
+    ),
+    "insect-sprays": DataEntry(
+        "storyzoo.datasets.tables:insect_sprays", "insects counted after six sprays", 72, 6
+    ),
+    "lynx": DataEntry(
+        "storyzoo.datasets.tables:lynx", "lynx trapped each year, a cycle of ten years", 114, 1
+    ),
     "faithful": DataEntry(
         "storyzoo.datasets.faithful:faithful", "eruptions of Old Faithful", 272, 2, remote=True
     ),
     "mnist": DataEntry(
         "storyzoo.datasets.images:mnist", "handwritten digits, 28 by 28", 10000, 784, remote=True
+    ),
+    "posteriordb:eight_schools-eight_schools_centered": DataEntry(
+        "storyzoo.datasets.posteriordb:posterior",
+        "eight schools, funnel and all",
+        8,
+        2,
+        remote=True,
+    ),
+    "posteriordb:eight_schools-eight_schools_noncentered": DataEntry(
+        "storyzoo.datasets.posteriordb:posterior",
+        "the same, its reference draws",
+        8,
+        2,
+        remote=True,
+    ),
+    "posteriordb:arK-arK": DataEntry(
+        "storyzoo.datasets.posteriordb:posterior",
+        "a series to be told by five lags",
+        200,
+        1,
+        remote=True,
+    ),
+    "posteriordb:low_dim_gauss_mix-low_dim_gauss_mix": DataEntry(
+        "storyzoo.datasets.posteriordb:posterior",
+        "numbers from two normals",
+        1000,
+        1,
+        remote=True,
+    ),
+    "posteriordb:hmm_example-hmm_example": DataEntry(
+        "storyzoo.datasets.posteriordb:posterior",
+        "a series that switches between two levels",
+        100,
+        1,
+        remote=True,
+    ),
+    "posteriordb:kidiq-kidscore_momiq": DataEntry(
+        "storyzoo.datasets.posteriordb:posterior",
+        "children's test scores by their mothers' IQ",
+        434,
+        2,
+        remote=True,
     ),
 }
 
@@ -61,9 +118,7 @@ def load(spec: str) -> Dataset:
     ``labels=a``, a column of known classes that no model is to see. Raises DataError or
     SettingError with the place and the remedy.
     """
-    from storyzoo.datasets.selection import split_spec
-
-    name, options = split_spec(spec)
+    name, options = _split(spec)
     if name in DATASETS:
         return _named(spec, name, options)
     return _from_file(name, options)
@@ -73,7 +128,19 @@ def card(name: str) -> str:
     """The page-long card of a data set: rows, columns and their meaning, source, licence."""
     if name not in DATASETS:
         raise DataError(f"no data set {name!r}: {nearest(name, DATASETS)}")
-    return (Path(__file__).parent / "cards" / f"{name}.md").read_text(encoding="utf-8")
+    family = name.partition(":")[0]
+    return (Path(__file__).parent / "cards" / f"{family}.md").read_text(encoding="utf-8")
+
+
+def _split(spec: str) -> tuple[str, dict[str, str]]:
+    """Name and options. The name of a posterior holds a colon itself: ``posteriordb:arK-arK``."""
+    from storyzoo.datasets.selection import split_spec
+
+    family, _, rest = spec.partition(":")
+    if family != "posteriordb":
+        return split_spec(spec)
+    member, options = split_spec(rest)
+    return f"{family}:{member}", options
 
 
 def _named(spec: str, name: str, options: dict[str, str]) -> Dataset:
@@ -81,7 +148,12 @@ def _named(spec: str, name: str, options: dict[str, str]) -> Dataset:
 
     module, _, function = DATASETS[name].location.partition(":")
     make: Callable[..., Dataset] = getattr(importlib.import_module(module), function)
-    own = inspect.signature(make).parameters
+    member = name.partition(":")[2]
+    own = {
+        key: parameter
+        for key, parameter in inspect.signature(make).parameters.items()
+        if parameter.kind is not parameter.POSITIONAL_ONLY
+    }
     generic = [key for key in selection.SELECTING if key != "labels"]
     selection.check_options(name, options, [*own, *generic])
     values = {
@@ -89,7 +161,7 @@ def _named(spec: str, name: str, options: dict[str, str]) -> Dataset:
         for key, text in options.items()
         if key in own
     }
-    dataset = make(**values)
+    dataset = make(member, **values) if member else make(**values)
     wanted = selection.read_selection(name, options)
     if dataset.table is not None:
         dataset = dataclasses.replace(dataset, table=wanted.of_table(name, dataset.table))

@@ -28,19 +28,49 @@ STORIES: dict[str, StoryEntry] = {
         "storyzoo.models.gmm:GaussianMixture",
         "each point picks a component, then falls around its centre",
         "iris",
-        ("em", "map", "laplace", "svi", "nuts"),
+        ("em", "map", "laplace", "pathfinder", "svi", "nuts"),
     ),
     "kmeans": StoryEntry(
         "storyzoo.models.kmeans:KMeans",
         "equal weights and one tiny spherical variance: hard EM is Lloyd's algorithm",
         "iris",
-        ("em", "map", "laplace", "svi", "nuts"),
+        ("em", "map", "laplace", "pathfinder", "svi", "nuts"),
     ),
     "eight-schools": StoryEntry(
         "storyzoo.models.eight_schools:EightSchools",
         "effects of a course in eight schools, drawn towards their common mean",
         "eight-schools",
-        ("map", "laplace", "svi", "nuts"),
+        ("map", "laplace", "pathfinder", "svi", "nuts"),
+    ),
+    "linear-regression": StoryEntry(
+        "storyzoo.models.linear_regression:LinearRegression",
+        "an outcome on a line through its features, plus normal noise",
+        "diabetes",
+        ("map", "laplace", "pathfinder", "svi", "nuts"),
+    ),
+    "logistic-regression": StoryEntry(
+        "storyzoo.models.logistic_regression:LogisticRegression",
+        "a yes or no whose log odds are a weighted sum of features",
+        "breast-cancer",
+        ("map", "laplace", "pathfinder", "svi", "nuts"),
+    ),
+    "poisson-regression": StoryEntry(
+        "storyzoo.models.poisson_regression:PoissonRegression",
+        "a count whose log rate is a weighted sum of features",
+        "insect-sprays",
+        ("map", "laplace", "pathfinder", "svi", "nuts"),
+    ),
+    "autoregression": StoryEntry(
+        "storyzoo.models.autoregression:Autoregression",
+        "each value of a series is a weighted sum of those just before it",
+        "lynx",
+        ("map", "laplace", "pathfinder", "svi", "nuts"),
+    ),
+    "ordered-mixture": StoryEntry(
+        "storyzoo.models.ordered_mixture:OrderedMixture",
+        "a mixture of normals on a line, told apart by the order of their locations",
+        "iris-petal:columns=petal_length",
+        ("em", "map", "laplace", "pathfinder", "svi", "nuts"),
     ),
 }
 

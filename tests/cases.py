@@ -20,9 +20,14 @@ import torch
 from scipy import special, stats
 
 from storyzoo.inference.engine.target import Target, make_target
+from storyzoo.models import autoregression
 from storyzoo.models.distributions.flat import Flat
 from storyzoo.models.eight_schools import EightSchools
 from storyzoo.models.gmm import GaussianMixture
+from storyzoo.models.linear_regression import LinearRegression
+from storyzoo.models.logistic_regression import LogisticRegression
+from storyzoo.models.ordered_mixture import OrderedMixture
+from storyzoo.models.poisson_regression import PoissonRegression
 from storyzoo.story import Story
 
 Point = Mapping[str, np.ndarray]
@@ -75,6 +80,7 @@ class FlatRegression(Story):
 class Autoregression(Story):
     """A first-order autoregression that reads its own past: simulates by its step."""
 
+    name = "first-order"
     data_dims = {"y": ("time",)}
 
     def model(self, y: Any) -> None:
@@ -168,6 +174,7 @@ TWO_CLOUDS = np.concatenate([RNG.normal(-2, 1, (6, 2)), RNG.normal(2, 0.5, (5, 2
 SCHOOLS = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]
 ERRORS = [15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]
 LINE_X = RNG.normal(size=9)
+PLANE_X = np.random.default_rng(8).normal(size=(9, 2)) * [1.0, 3.0] + [0.0, 5.0]
 
 
 def mixture_by_hand(point: Point, data: dict[str, Any]) -> np.ndarray:
@@ -198,6 +205,32 @@ def full_mixture_by_hand(point: Point, data: dict[str, Any]) -> np.ndarray:
 def log_normal(y: Any, loc: Any, scale: Any) -> np.ndarray:
     """Log density of a normal, zero for what is missing."""
     return np.asarray(np.nan_to_num(stats.norm.logpdf(y, loc, scale), neginf=-np.inf))
+
+
+def log_mass(family: Any, y: np.ndarray, parameter: np.ndarray) -> np.ndarray:
+    """Log probability of counts or of zeros and ones, zero for what is missing."""
+    seen = ~np.isnan(y)
+    return np.asarray(np.where(seen, family.logpmf(np.where(seen, y, 0), parameter), 0.0))
+
+
+def plane(point: Point, data: dict[str, Any]) -> np.ndarray:
+    """The predictor of a regression: the slopes are per spread of a feature about its centre."""
+    slope = 2.5 * point["raw"] / [1.0, 3.0]
+    return np.asarray(point["alpha"] + (data["x"] - [0.0, 5.0]) @ slope)
+
+
+def lags_by_hand(point: Point, data: dict[str, Any]) -> np.ndarray:
+    """The second value on, each from the two before it."""
+    y = data["y"]
+    loc = point["alpha"] + point["beta"][0] * y[1:-1] + point["beta"][1] * y[:-2]
+    return np.array([stats.norm.logpdf(y[2:], loc, point["sigma"]).sum()])
+
+
+def ordered_by_hand(point: Point, data: dict[str, Any]) -> np.ndarray:
+    """``log sum_k w_k N(y_n; loc_k, scale_k)``, zero for what is missing."""
+    y = data["y"][:, None]
+    terms = np.log(point["weight"]) + stats.norm.logpdf(y, point["loc"], point["scale"])
+    return np.asarray(np.nan_to_num(special.logsumexp(terms, axis=1)))
 
 
 def chain_by_hand(point: Point, data: dict[str, Any]) -> np.ndarray:
@@ -281,5 +314,40 @@ CASES = [
         {"y": RNG.normal(size=(3, 4)) + 1},
         {"mix": np.array(0.4), "often": np.array([0.2, 0.7]), "loc": np.array([-0.5, 1.5])},
         nested_by_hand,
+    ),
+    Case(
+        LinearRegression(centre=(0, 5), spread=(1, 3)),
+        {"x": PLANE_X, "y": PLANE_X @ [1.0, 0.3] + np.sin(np.arange(9.0))},
+        {"alpha": np.array(1.4), "raw": np.array([0.3, 0.4]), "sigma": np.array(0.8)},
+        lambda p, d: log_normal(d["y"], plane(p, d), p["sigma"]),
+    ),
+    Case(
+        LogisticRegression(centre=(0, 5), spread=(1, 3)),
+        {"x": PLANE_X, "y": np.array([0.0, 1, 1, 0, 1, 0, 1, 0, 0])},
+        {"alpha": np.array(-0.3), "raw": np.array([0.5, -0.2])},
+        lambda p, d: log_mass(stats.bernoulli, d["y"], special.expit(plane(p, d))),
+    ),
+    Case(
+        PoissonRegression(centre=(0, 5), spread=(1, 3), intercept_scale=1, slope_scale=2.5),
+        {"x": PLANE_X, "y": np.array([0.0, 2, 1, 5, 3, 0, 8, 1, 2])},
+        {"alpha": np.array(0.7), "raw": np.array([0.2, -0.1])},
+        lambda p, d: log_mass(stats.poisson, d["y"], np.exp(plane(p, d))),
+    ),
+    Case(
+        autoregression.Autoregression(order=2, lag_scale=0.5, start=(0.5, -0.2)),
+        {"y": np.sin(np.arange(12.0)) + 0.3 * np.cos(np.arange(12.0) ** 2)},
+        {"alpha": np.array(0.1), "beta": np.array([0.9, -0.6]), "sigma": np.array(0.4)},
+        lags_by_hand,
+        reads_past=True,
+    ),
+    Case(
+        OrderedMixture(n_components=2),
+        {"y": np.array([-1.4, 0.2, 1.1, -0.9, 1.6, 0.9, -2.0])},
+        {
+            "loc": np.array([-1.0, 1.0]),
+            "scale": np.array([0.7, 0.5]),
+            "weight": np.array([0.4, 0.6]),
+        },
+        ordered_by_hand,
     ),
 ]

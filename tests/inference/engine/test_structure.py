@@ -20,6 +20,12 @@ from tests.cases import CASES, ERRORS, SCHOOLS, Case, Mixture, NestedPlates, Tin
 
 each = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
+PREDICTOR: dict[str, tuple[str, ...]] = {
+    "alpha": (),
+    "raw": ("feature",),
+    "beta": ("feature",),
+    "intercept": (),
+}
 DIMS = {
     "mixture": {
         "weight": ("component",),
@@ -37,7 +43,7 @@ DIMS = {
     },
     "eight-schools": {"mu": (), "tau": (), "theta": ("school",), "effect": ("school",)},
     "flat-regression": {"beta": ("coefficient",), "sigma": (), "y": ("row",)},
-    "autoregression": {"phi": (), "y": ("time",)},
+    "first-order": {"phi": (), "y": ("time",)},
     "tiny-chain": {"transition": ("state", "next_state"), "loc": ("state",)}
     | {f"{name}_{t}": () for name in "zy" for t in range(5)},
     "nested-plates": {
@@ -48,6 +54,17 @@ DIMS = {
         "b": ("item", "group"),
         "y": ("item", "group"),
     },
+    "linear-regression": PREDICTOR | {"sigma": (), "y": ("row",)},
+    "logistic-regression": PREDICTOR | {"y": ("row",)},
+    "poisson-regression": PREDICTOR | {"y": ("row",)},
+    "autoregression": {"alpha": (), "beta": ("lag",), "sigma": (), "y": ("step",)},
+    "ordered-mixture": {
+        "loc": ("component",),
+        "scale": ("component",),
+        "weight": ("component",),
+        "z": ("point",),
+        "y": ("point",),
+    },
 }
 """Dims of every site: the plates around it, outermost first, then the events' as named."""
 DISCRETE = {
@@ -55,8 +72,10 @@ DISCRETE = {
     "gmm": {"z"},
     "tiny-chain": {f"z_{t}" for t in range(5)},
     "nested-plates": {"a", "b"},
+    "ordered-mixture": {"z"},
 }
-GIVEN = {"eight-schools": ("stderr",), "flat-regression": ("x",)}
+REGRESSIONS = ("flat-regression", "linear-regression", "logistic-regression", "poisson-regression")
+GIVEN = {"eight-schools": ("stderr",)} | dict.fromkeys(REGRESSIONS, ("x",))
 
 
 @each

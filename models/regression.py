@@ -1,0 +1,155 @@
+"""What the regressions share: features in standard units, an intercept, and the slopes' priors.
+
+The predictor of row n, in the units that a story's outcome asks for, is::
+
+    eta_n = alpha + unit * sum_j s_j (x_nj - centre_j) / spread_j
+    beta_j = unit * s_j / spread_j                 the slope in the data's own units
+    intercept = alpha - sum_j beta_j centre_j      the predictor where every feature is zero
+
+``alpha`` is the predictor at ``centre``, so that its prior does not move with the features' origin.
+The slopes ``s`` in standard units have one of two priors::
+
+    normal      s_j = slope_scale * raw_j,                       raw_j ~ Normal(0, 1)
+    horseshoe   s_j = tau lambda_j c / sqrt(c^2 + tau^2 lambda_j^2) * raw_j
+                lambda_j ~ HalfCauchy(1)                         which features matter
+                tau / noise ~ HalfCauchy(global_scale)           how few of them do
+                c^2 ~ InverseGamma(slab_df / 2, slab_df slab_scale^2 / 2)
+
+The normal one is rstanarm's: 2.5 standard deviations of the outcome per standard deviation of the
+feature (Gabry and Goodrich, "Prior Distributions for rstanarm Models"). The other is the
+regularised horseshoe: most slopes next to nothing, a few nearly free, none above the slab. Where
+``global_scale`` is unset, ``scaled_to`` takes a guess of how many features are ``relevant``,
+``p / (D - p) * noise / sqrt(N)``, in which the noise of counts and of zeros and ones is that of
+their normal approximation.
+
+Source: Piironen and Vehtari (2017), "Sparsity information and regularization in the horseshoe and
+other shrinkage priors", Electronic Journal of Statistics 11(2), equations 2.8, 3.12 and §3.4.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from storyzoo.errors import DataError, SettingError, nearest
+from storyzoo.story import Data, Story
+
+Prior = Literal["normal", "horseshoe"]
+
+PRIORS = ("normal", "horseshoe")
+
+
+class Regression(Story):
+    """A story of an outcome ``y`` (row) by features ``x`` (row, feature).
+
+    Each regression declares the fields itself, so that its card shows them.
+    """
+
+    prior: Prior
+    slope_scale: float
+    intercept_scale: float
+    relevant: float
+    global_scale: float | None
+    slab_scale: float
+    slab_df: float
+    centre: float | tuple[float, ...] | None
+    spread: float | tuple[float, ...] | None
+
+    data_dims = {"x": ("row", "feature"), "y": ("row",)}
+    event_dims = {"raw": ("feature",), "local": ("feature",), "beta": ("feature",)}
+    examples = "row"
+
+    def __post_init__(self) -> None:
+        if self.prior not in PRIORS:
+            raise SettingError(f"{self.name}: prior={self.prior!r}: {nearest(self.prior, PRIORS)}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list | tuple):
+                object.__setattr__(self, field.name, tuple(float(v) for v in value))
+            positive = field.name.endswith(("scale", "spread", "df", "relevant"))
+            if positive and value is not None and not (torch.as_tensor(value) > 0).all():
+                raise SettingError(f"{self.name}: {field.name}={value!r} must be above zero")
+
+    # -- the predictor -------------------------------------------------------------------------
+
+    def predictor(
+        self, x: Tensor, centre: float = 0.0, unit: float = 1.0, noise: Tensor | float = 1.0
+    ) -> Tensor:
+        """``eta`` (N,), for features (N, D).
+
+        ``centre`` and ``unit`` are where the predictor lies and how far it ranges, in its own
+        units; ``noise`` is that of an outcome, as a share of ``unit``.
+        """
+        size = x.shape[-1]
+        origin, spread = _vector(self.centre, 0.0, size), _vector(self.spread, 1.0, size)
+        alpha = pyro.sample("alpha", dist.Normal(centre, self.intercept_scale * unit))
+        raw = pyro.sample("raw", dist.Normal(0.0, 1.0).expand([size]).to_event(1))
+        slope = unit * self._slope_scales(size, noise) * raw
+        beta = pyro.deterministic("beta", slope / spread, event_dim=1)
+        pyro.deterministic("intercept", alpha - (beta * origin).sum(-1), event_dim=0)
+        return alpha + (x - origin) / spread @ slope  # type: ignore[no-any-return]
+
+    def _slope_scales(self, size: int, noise: Tensor | float) -> Tensor | float:
+        """(D,): standard deviation of each slope, in standard units."""
+        if self.prior == "normal":
+            return self.slope_scale
+        width = 1.0 if self.global_scale is None else self.global_scale
+        half_df = torch.full((), 0.5 * self.slab_df)
+        tau = pyro.sample("tau", dist.HalfCauchy(width)) * noise
+        local = pyro.sample("local", dist.HalfCauchy(torch.ones(size)).to_event(1))
+        slab = pyro.sample("slab", dist.InverseGamma(half_df, half_df * self.slab_scale**2))
+        return tau * local * (slab / (slab + (tau * local).square())).sqrt()  # type: ignore[no-any-return]
+
+    # -- the data ------------------------------------------------------------------------------
+
+    def check(self, data: Data) -> None:
+        """Refuse features that can't tell rows apart, and what :meth:`refuse_outcome` refuses."""
+        x, y = data["x"], data["y"]
+        for name in ("centre", "spread"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != x.shape[1]:
+                raise SettingError(
+                    f"{self.name}: {name} has {len(value)} values, the data {x.shape[1]} features"
+                )
+        if len(y) < 2:
+            raise DataError("one row has no spread: a regression needs at least two")
+        constant = (x == x[0]).all(0).nonzero().flatten().tolist()
+        if constant:
+            raise DataError(
+                f"feature {constant[0] + 1} of {x.shape[1]} is constant "
+                f"({float(x[0, constant[0]]):g}): leave the column out, the intercept says the same"
+            )
+        for row, value in enumerate(y.tolist(), start=1):
+            reason = None if value != value else self.refuse_outcome(value)
+            if reason is not None:
+                raise DataError(f"row {row}: the outcome {value:g} {reason}")
+
+    def refuse_outcome(self, value: float) -> str | None:
+        """Why a value of the outcome can't be, and what would be right; None where it can."""
+        return None
+
+    def scaled_features(self, data: Data, noise: float) -> dict[str, Any]:
+        """The unset fields that follow from the features: their mean, spread and number.
+
+        ``noise`` is the deviation of an outcome about its predictor, in the predictor's units.
+        """
+        x = data["x"].double()
+        rows, size = x.shape
+        spread = x.std(0, correction=0)
+        relevant = self.relevant if self.relevant < size else 0.5 * size
+        found = {
+            "centre": tuple(x.mean(0).tolist()),
+            "spread": tuple(torch.where(spread > 0, spread, 1.0).tolist()),
+            "global_scale": relevant / (size - relevant) * noise / rows**0.5,
+        }
+        return {name: value for name, value in found.items() if getattr(self, name) is None}
+
+
+def _vector(value: float | tuple[float, ...] | None, unset: float, size: int) -> Tensor:
+    """A field as a vector (D,), in the default dtype and on the default device."""
+    return torch.tensor(unset if value is None else value).to(torch.empty(0)).expand(size)
