@@ -37,6 +37,11 @@ METHODS: dict[str, MethodEntry] = {
         "a normal around the mode, with a log evidence",
         "approximation",
     ),
+    "pathfinder": MethodEntry(
+        "storyzoo.inference.pathfinder:Pathfinder",
+        "normals along ascents from several starts, reweighted towards the posterior",
+        "approximation",
+    ),
     "svi": MethodEntry(
         "storyzoo.inference.svi:SVI",
         "stochastic variational inference: the guide that is nearest to the posterior",

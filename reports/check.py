@@ -49,6 +49,10 @@ BLEI_2017 = (
     "Blei, Kucukelbir & McAuliffe (2017), Variational inference: a review for statisticians, "
     "JASA 112(518)"
 )
+ZHANG_2022 = (
+    "Zhang, Carpenter, Gelman & Vehtari (2022), Pathfinder: parallel quasi-Newton variational "
+    "inference, JMLR 23(306)"
+)
 MCLACHLAN_2000 = "McLachlan & Peel (2000), Finite Mixture Models, Wiley"
 VEHTARI_2017 = (
     "Vehtari, Gelman & Gabry (2017), Practical Bayesian model evaluation using leave-one-out "
@@ -69,6 +73,7 @@ KINDS: dict[str, Kind] = {
     "mcse": Kind("Means are sharp (MCSE ≤ 0.1 sd)", "posterior", GELMAN_2013),
     "elbo": Kind("The ELBO has settled", "optimum", KUCUKELBIR_2017),
     "starts": Kind("Several starts agree", "optimum", BLEI_2017),
+    "paths": Kind("Several paths carry the weight", "optimum", ZHANG_2022),
     "k_hat": Kind("Close enough to the posterior (k-hat)", "posterior", YAO_2018),
     "converged": Kind("The ascent converged", "optimum", MCLACHLAN_2000),
     "degenerate": Kind("The best mode is not degenerate", "optimum", MCLACHLAN_2000),

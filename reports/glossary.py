@@ -168,7 +168,8 @@ ENTRIES: dict[str, Entry] = {
         "0.5 the correction works well, up to 0.7 usefully; above, q is too narrow or of another "
         "shape, and its intervals are wrong. With few draws the limit is lower. In very many "
         "dimensions k-hat rises even for a q whose margins are good: it judges q as a whole. In "
-        "one or two dimensions it is the least able to see that q is too narrow.",
+        "one or two dimensions it is the least able to see that q is too narrow. Where draws were "
+        "resampled by their weights, it is that of the draws before.",
         "k-hat < min(1 - 1/log10 S, 0.7), S the number of draws",
         "Yao, Vehtari, Simpson & Gelman (2018), ICML; Vehtari, Simpson, Gelman, Yao & Gabry "
         "(2024), JMLR 25(72)",
@@ -215,6 +216,18 @@ ENTRIES: dict[str, Entry] = {
         "ten-thousandth), or a better one may have been missed.",
         "#{i : ELBO_i >= best - 1 - 1e-4 |best|} >= 2",
         "Blei, Kucukelbir & McAuliffe (2017), JASA 112(518)",
+    ),
+    "paths": Entry(
+        "Paths: did more than one find where the weight lies?",
+        "Pathfinder climbs from several starts and keeps one normal of each path; the draws of all "
+        "are reweighted by p/q. A path that ended at a minor mode gets next to no weight, and so "
+        "does one whose normal is poor. At least two paths must carry a quarter of an equal share "
+        "each, or end as high as the one that carries most; else the place that holds the weight "
+        "was found once, and another that holds more may have been missed.",
+        "#{l : sum_s w_ls >= 1 / (4 L), or |height_l - height of the heaviest| <= 0.01} >= 2, w "
+        "the importance weights of the draws of L paths",
+        "Zhang, Carpenter, Gelman & Vehtari (2022), JMLR 23(306)",
+        ("path", "pathfinder"),
     ),
     "converged": Entry(
         "Converged: did the ascent end at a top?",

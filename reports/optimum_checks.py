@@ -18,6 +18,8 @@ TOLERANCE = (0.01, 1e-4)
 """Two ascents reached one mode if they end within ``0.01 + 1e-4 |best|`` nats of each other."""
 ELBO_TOLERANCE = (1.0, 1e-4)
 """The same for ELBOs, which are noisy."""
+FAIR = 0.25
+"""Part of an equal share of the importance weight with which a path counts."""
 
 MORE_STEPS = "Give it more steps: a larger `--with max_steps=…`, or a looser `--with tolerance=…`"
 RESUME = "Let it end: run the same command with `--resume`"
@@ -32,13 +34,19 @@ def checks_of_point(posterior: xr.Dataset, info: Info) -> Iterator[Check]:
 def checks_of_approximation(
     posterior: xr.Dataset, stats: xr.Dataset, info: Info
 ) -> Iterator[Check]:
-    """Every check of draws from an approximation (SVI, Laplace), in order of cause."""
+    """Every check of draws from an approximation (SVI, Laplace, Pathfinder), in order of cause.
+
+    ``stats``: ``lp`` and ``log_q`` of the draws before any resampling.
+    """
     yield finite(posterior)
-    if hasattr(info, "elbo"):
+    if hasattr(info, "settled"):
         yield settled(info)
     starts = finals(info, "starts")
     if starts.size > 1:
         yield starts_agree(starts)
+    shares = finals(info, "shares")
+    if shares.size > 1:
+        yield paths_agree(shares, finals(info, "heights"))
     if hasattr(info, "objectives"):
         yield from checks_of_ascent(info)
     yield near_enough(stats, info)
@@ -161,6 +169,27 @@ def starts_agree(starts: np.ndarray) -> Check:
         meaning="The best ELBO was found once: a guide covers one mode, and a better one may have "
         "been missed.",
         advice="Search on: `--with starts=10`",
+    )
+
+
+def paths_agree(shares: np.ndarray, heights: np.ndarray) -> Check:
+    """At least two paths found the place that holds the posterior's weight.
+
+    They carry the weight between them, or ended as high as the one that carries most of it.
+    """
+    carrying = shares >= FAIR / shares.size
+    top = float(heights[shares.argmax()])
+    found = carrying | (within(heights, top, TOLERANCE) & within(-heights, -top, TOLERANCE))
+    return check(
+        "paths",
+        int(found.sum()) >= 2,
+        value=int(found.sum()),
+        threshold=2,
+        where=f"{int(carrying.sum())} of {shares.size} paths carry the weight"
+        + (f", {more} more ended as high" if (more := int((found & ~carrying).sum())) else ""),
+        meaning="A single path found where the weight lies: a mode that holds more still may have "
+        "been missed.",
+        advice="Search on: `--with paths=30`",
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from storyzoo.inference.engine.method import Info
-from storyzoo.inference.engine.psis import Loo, elpd_loo
+from storyzoo.inference.engine.psis import Loo, elpd_loo, proposal_stats
 from storyzoo.reports.check import Check, check, order_of_cause
 from storyzoo.reports.diagnostics import Diagnostics, diagnose, element_name
 from storyzoo.reports.draw_checks import checks_of_draws
@@ -81,7 +81,7 @@ def judge(
         notes += said
         found = list(checks_of_draws(posterior, stats, info, story, judged))
     elif kind == "approximation":
-        found = list(checks_of_approximation(posterior, stats, info))
+        found = list(checks_of_approximation(posterior, proposal_stats(tree), info))
     else:
         found = list(checks_of_point(posterior, info))
     loo = elpd_loo(tree, kind)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from storyzoo.inference.laplace import Laplace as Laplace
     from storyzoo.inference.map import MAP as MAP
     from storyzoo.inference.nuts import NUTS as NUTS
+    from storyzoo.inference.pathfinder import Pathfinder as Pathfinder
     from storyzoo.inference.svi import SVI as SVI
     from storyzoo.models import load_story as load_story
     from storyzoo.models.distributions.flat import Flat as Flat
@@ -50,6 +51,7 @@ _HOMES = {
     "EM": "storyzoo.inference.em",
     "MAP": "storyzoo.inference.map",
     "Laplace": "storyzoo.inference.laplace",
+    "Pathfinder": "storyzoo.inference.pathfinder",
     "SVI": "storyzoo.inference.svi",
     "NUTS": "storyzoo.inference.nuts",
     "load": "storyzoo.datasets",

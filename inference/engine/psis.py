@@ -23,8 +23,13 @@ from storyzoo.inference.engine.statistics import array_stats
 
 Array = npt.NDArray[np.float64]
 
+PROPOSALS = "proposal_stats"
+"""Group of a tree whose draws were resampled: ``lp`` and ``log_q`` of the draws before that."""
 FEWEST_DRAWS = 25
 """Below this the tail holds fewer than five weights and no Pareto distribution can be fitted."""
+
+ROUNDING = 1e-9
+"""Nats within which log weights are equal but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,34 @@ def k_hat(log_p: npt.ArrayLike, log_q: npt.ArrayLike) -> float:
     return _smooth(target - proposal, 1.0)[1]
 
 
+def pareto_weights(log_p: npt.ArrayLike, log_q: npt.ArrayLike) -> tuple[Array, float]:
+    """Log weights ``p/q`` (S,) of draws from q, normalised and their tail smoothed, and k-hat.
+
+    They are left as they are where k-hat is infinite or there are fewer than 25 draws.
+    """
+    target, proposal = (np.asarray(a, dtype=np.float64).ravel() for a in (log_p, log_q))
+    return _smooth(target - proposal, 1.0)
+
+
+def proposal_stats(tree: xr.DataTree) -> xr.Dataset:
+    """Statistics of an approximation's draws as they were drawn, ``lp`` and ``log_q`` among them.
+
+    Draws that were resampled by their weights have spent them, and would look perfect.
+    """
+    for group in (PROPOSALS, "sample_stats"):
+        if group in tree.children:
+            return tree[group].to_dataset()
+    return xr.Dataset()
+
+
 def elpd_loo(tree: xr.DataTree, kind: str) -> Loo | None:
     """Leave-one-out score of a fit, from the tree's log likelihoods.
 
     Draws of the posterior (``kind="draws"``) get the weights ``1 / p(y_n | theta_s)``; draws of
     an approximation get ``p(theta_s) / (q(theta_s) p(y_n | theta_s))``, since the plain score
-    rewards an approximation for being too narrow. None for a point, and where the tree has no log
-    likelihood (or an approximation no densities of its draws), or that of a single example.
+    rewards an approximation for being too narrow; those that were resampled by ``p / q`` already
+    get ``1 / p(y_n | theta_s)``. None for a point, and where the tree has no log likelihood (or an
+    approximation no densities of its draws), or that of a single example.
     """
     if kind == "point" or "log_likelihood" not in tree.children:
         return None
@@ -78,13 +104,13 @@ def elpd_loo(tree: xr.DataTree, kind: str) -> Loo | None:
         return None
     correction: Array = np.zeros(1)
     r_eff = 1.0
-    if kind == "approximation":
+    if kind == "approximation" and PROPOSALS not in tree.children:
         stats = tree["sample_stats"].dataset if "sample_stats" in tree.children else xr.Dataset()
         if "lp" not in stats or "log_q" not in stats:
             return None
         log_weights = (stats["lp"] - stats["log_q"]).transpose("chain", "draw")
         correction = log_weights.to_numpy().ravel()
-    else:
+    elif kind == "draws":
         r_eff = _relative_efficiency(tree["posterior"].dataset)
     return _leave_one_out(log_likelihood, correction, r_eff)
 
@@ -128,7 +154,7 @@ def _smooth(log_ratios: Array, r_eff: float) -> tuple[Array, float]:
     plain = shifted - logsumexp(shifted)
     if shifted.size < FEWEST_DRAWS:
         return plain, float("nan")
-    if np.ptp(shifted) == 0:
+    if np.ptp(shifted) < ROUNDING:
         return plain, 0.0
     if not _fittable(shifted, r_eff):
         return plain, float("inf")

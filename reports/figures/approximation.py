@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from storyzoo.inference.engine.psis import proposal_stats
 from storyzoo.reports.figures import Figure, Key
 from storyzoo.reports.figures.svg import Canvas, colour
 from storyzoo.reports.numbers import grouped
@@ -23,9 +24,8 @@ def approximation_figures(fit: Fitted) -> list[Figure]:
     if len(elbo) > 1:
         settled = getattr(fit.info, "settled", None)
         figures.append(ascent(elbo, settled, tuple(getattr(fit.info, "starts", ()))))
-    stats = fit.tree.children.get("sample_stats")
-    if stats is not None and {"lp", "log_q"} <= set(stats.data_vars):
-        recorded = stats.to_dataset()
+    recorded = proposal_stats(fit.tree)
+    if {"lp", "log_q"} <= set(recorded.data_vars):
         ratios = (recorded["lp"] - recorded["log_q"]).to_numpy().astype(np.float64).ravel()
         figures.append(importance(ratios, _k_hat(fit)))
     return figures
