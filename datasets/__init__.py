@@ -140,6 +140,9 @@ def _split(spec: str) -> tuple[str, dict[str, str]]:
     if family != "posteriordb":
         return split_spec(spec)
     member, options = split_spec(rest)
+    if f"{family}:{member}" not in DATASETS:
+        known = [name.removeprefix("posteriordb:") for name in DATASETS if ":" in name]
+        raise DataError(f"no posterior {member!r} of posteriordb: {nearest(member, known)}")
     return f"{family}:{member}", options
 
 

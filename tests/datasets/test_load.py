@@ -54,6 +54,36 @@ def test_values_by_hand() -> None:
     assert schools.index[0] == "A" and schools.to_numpy()[0].tolist() == [28.0, 15.0]
 
 
+def test_outcomes_by_hand() -> None:
+    diabetes, cancer, sprays = load("diabetes"), load("breast-cancer"), load("insect-sprays")
+    assert diabetes.table is not None and cancer.table is not None and sprays.table is not None
+    assert diabetes.table.iloc[0][["age", "bmi", "progression"]].tolist() == [59.0, 32.1, 151.0]
+    assert cancer.table["malignant"].sum() == 212
+    assert cancer.table["mean_radius"][cancer.table["malignant"] == 1].mean() > 17
+    means = sprays.table["count"].groupby(sprays.labels).mean()
+    assert means.round(2).tolist() == [14.5, 15.33, 2.08, 4.92, 3.5, 16.67]
+    assert (
+        sprays.table["spray_F"][sprays.labels == "F"].sum() == sprays.table["spray_F"].sum() == 12
+    )
+
+
+def test_lynx_by_hand() -> None:
+    counts, logs = load("lynx:log=false").table, load("lynx").table
+    assert counts is not None and logs is not None
+    trapped = counts["trapped"]
+    assert trapped.describe().round(1).tolist()[1:] == [
+        1538.0,
+        1585.8,
+        39,
+        348.2,
+        771,
+        2566.8,
+        6991,
+    ]
+    assert (trapped.index[0], trapped["1904"], trapped.index[-1]) == ("1821", 6991, "1934")
+    assert logs["log10_trapped"].mean() == pytest.approx(2.9036, abs=1e-4)  # Moran (1953)
+
+
 def test_faithful_and_mnist_by_hand(mirror: Path) -> None:
     faithful, mnist = load("faithful"), load("mnist")
     assert faithful.table is not None and mnist.table is not None and mnist.labels is not None
