@@ -1,7 +1,8 @@
 """Files that are fetched once: pinned origin, hash and licence, then the user's cache folder.
 
 ``STORYZOO_MIRROR`` names a folder or a URL that holds the same files under the same paths; it is
-then the only place that is asked. Whatever the place, the hash decides.
+then the only place that is asked. Whatever the place, the hash decides. ``STORYZOO_CACHE`` names
+the folder of all caches; without it, it is the user's cache folder.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import NamedTuple
 from storyzoo.errors import DataError
 
 MIRROR = "STORYZOO_MIRROR"
+CACHE = "STORYZOO_CACHE"
 
 
 class Origin(NamedTuple):
@@ -51,7 +53,9 @@ def fetch(path: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """The user's cache folder for data; it need not exist."""
+    """The cache folder for data; it need not exist."""
+    if named := os.environ.get(CACHE, ""):
+        return Path(named).absolute() / "datasets"
     import pooch
 
     return Path(pooch.os_cache("storyzoo")) / "datasets"

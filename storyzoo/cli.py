@@ -198,7 +198,7 @@ def _new_options(command: argparse.ArgumentParser) -> None:
 
 
 def _cache_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--clear", action="store_true", help="remove what was fetched")
+    command.add_argument("--clear", action="store_true", help="remove compiled code; data stay")
 
 
 def _explain_options(command: argparse.ArgumentParser) -> None:
@@ -276,7 +276,7 @@ COMMANDS: dict[str, Row] = {
         _command("storyzoo.scaffold", "new"),
     ),
     "cache": (
-        "say where fetched data lie and how much they take",
+        "say where compiled code and fetched data lie, and how much they take",
         "zoo cache --clear",
         _cache_options,
         _command("storyzoo.commands", "cache"),

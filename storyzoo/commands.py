@@ -152,19 +152,26 @@ def latent(options: argparse.Namespace) -> int:
 
 
 def cache(options: argparse.Namespace) -> int:
-    """``zoo cache``: where fetched data lie; with ``--clear`` they are removed."""
-    import shutil
+    """``zoo cache``: what is kept for later; ``--clear`` removes what can be compiled again."""
+    import shlex
 
     from storyzoo.datasets.remote import cache_folder
+    from storyzoo.inference.engine.lowering import cache as compiled
 
-    folder = cache_folder()
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    size = sum(path.stat().st_size for path in files)
-    if options.clear:
-        shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None
+    code, data = compiled.compiled_folder(), cache_folder()
+    sizes = [path.stat().st_size for path in data.rglob("*") if path.is_file()]
     done = "removed " if options.clear else ""
-    print_line(f"{done}{folder}: {len(files)} files, {size / 1e6:.1f} MB")
+    usage = compiled.clear() if options.clear else compiled.usage()
+    print_line(f"compiled code: {done}{_size(*usage)} in {code}")
+    print_line(f"data sets: {_size(len(sizes), sum(sizes))} in {data}")
+    if options.clear and sizes:
+        print_line(f"data were fetched, and stay; to remove them: rm -r {shlex.quote(str(data))}")
     return 0
+
+
+def _size(files: int, n_bytes: int) -> str:
+    """``1 file, 15,224 bytes``."""
+    return f"{files} file{'' if files == 1 else 's'}, {n_bytes:,} bytes"
 
 
 # -- what went in ------------------------------------------------------------------------------

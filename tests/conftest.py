@@ -1,9 +1,9 @@
-"""What every test shares: no skip goes unseen in CI, no test writes into the checkout."""
+"""What every test shares: CI sees every skip, no test writes into the checkout or user's cache."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +34,17 @@ def _failed_if_skipped(report: Report) -> Report:
         report.outcome = "failed"
         report.longrepr = f"skipped where STORYZOO_NO_SKIPS allows none: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Code is compiled once per run, whichever worker needs it first; STORYZOO_CACHE keeps it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # each worker has a folder in that of the run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORYZOO_CACHE", os.environ.get("STORYZOO_CACHE") or str(folder / "cache"))
+        yield
 
 
 @pytest.fixture

@@ -354,18 +354,36 @@ def test_report_of_one_run(run_folder: Path) -> None:
     assert "petal_length" in Path("page.html").read_text()
 
 
-def test_cache_says_where_and_clears(
+def test_cache_clears_code_and_leaves_data(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Output
 ) -> None:
-    monkeypatch.setattr("pooch.os_cache", lambda _: tmp_path / "cached")
-    folder = tmp_path / "cached/datasets"
-    folder.mkdir(parents=True)
-    (folder / "x").write_bytes(bytes(2_000_000))
+    monkeypatch.setenv("STORYZOO_CACHE", str(tmp_path / "a cache"))
+    code, data = tmp_path / "a cache/compiled", tmp_path / "a cache/datasets"
     assert main(["cache"]) == 0
-    assert f"{folder}: 1 files, 2.0 MB" in capsys.readouterr().out
+    assert f"compiled code: 0 files, 0 bytes in {code}\n" in capsys.readouterr().out
+    for folder, name in [(code, "0" * 64 + ".so"), (code, "not-ours"), (data, "x")]:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(bytes(2_000))
+    assert main(["cache"]) == 0
+    said = capsys.readouterr().out
+    assert f"compiled code: 1 file, 2,000 bytes in {code}\n" in said
+    assert f"data sets: 1 file, 2,000 bytes in {data}\n" in said
     assert main(["cache", "--clear"]) == 0
-    assert not folder.exists()
-    assert main(["cache", "--clear"]) == 0
+    said = capsys.readouterr().out
+    assert f"compiled code: removed 1 file, 2,000 bytes in {code}\n" in said
+    assert f"to remove them: rm -r '{data}'\n" in said
+    assert sorted(path.name for path in (tmp_path / "a cache").rglob("*") if path.is_file()) == [
+        "not-ours",
+        "x",
+    ]
+
+
+def test_cache_imports_no_torch() -> None:
+    asked = (
+        "import sys; from storyzoo.cli import main; main(['cache']); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_a_new_story_passes_its_test_as_it_lies(capsys: Output) -> None:

@@ -1,0 +1,1 @@
+"""From a traced graph to machine code: C text, the compiler that takes it, the cache of both."""
