@@ -46,6 +46,9 @@ VECTOR_FORMS = ("exp", "log", "log1p", "expm1", "tanh", "erf", "sin", "cos")
 """Functions of one number that the vector library has to offer in vector form."""
 TIMEOUT = 120.0
 """Seconds that one library may take."""
+FULL = 1_000_000
+"""Bytes: with fewer left on the disk that is what is wrong, even if there was no room to say so."""
+COMPLAINT = re.compile(r"error|undefined|cannot|can't|signal|failed")
 POLL = 0.002
 """Seconds between two looks at the compilers."""
 
@@ -268,21 +271,22 @@ def _start(command: Sequence[str], folder: Path, said: Path) -> subprocess.Popen
 def _failure(compiler: Compiler, code: int, folder: Path, said: Path) -> CompilerError:
     lines = said.read_text(encoding="utf-8", errors="replace").splitlines()
     line = _first_complaint([line.replace(f"{folder}/", "") for line in lines])
-    if (
-        code == -signal.SIGKILL or "Killed signal" in line
-    ):  # so says the driver of a pass of its own
+    line = line or f"exit status {code} without a word"
+    if code == -signal.SIGKILL or "Killed signal" in line:  # the latter of a pass, by its driver
         return CompilerError(f"{compiler.name} was killed (signal 9): out of memory?")
     if code < 0:
         return CompilerError(f"{compiler.name} was ended by signal {-code}")
-    if "No space left" in line:
-        return CompilerError(f"{compiler.name}: the disk is full: {line}")
-    return Refused(f"{compiler.name}: {line or f'exit status {code} without a word'}")
+    if "No space left" in line or shutil.disk_usage(folder).free < FULL:
+        return CompilerError(
+            f"{compiler.name}: the disk that holds {folder.parent} is full: {line}"
+        )
+    return Refused(f"{compiler.name}: {line}")
 
 
 def _first_complaint(lines: Sequence[str]) -> str:
     """The first line that is about what is wrong, else the first with a word in it."""
     spoken = [line.strip() for line in lines if line.strip()]
-    telling = [line for line in spoken if re.search(r"error|undefined|cannot|can't|signal", line)]
+    telling = [line for line in spoken if COMPLAINT.search(line)]
     return (telling or spoken or [""])[0]
 
 

@@ -87,20 +87,16 @@ def _compiled(
         fresh = compile_sources(compiler, sources, folder, optimise=optimise, timeout=timeout)
         seconds = time.perf_counter() - begun
         try:
-            path, note = cache.keep(key, fresh.read_bytes()), ""
-        except cache.Unusable as reason:
-            path, note = fresh, f"compiled code is not kept: {reason}"
-        return Library(_load(path, fresh), cached=False, seconds=seconds, note=note)
+            cdll, note = ctypes.CDLL(str(cache.keep(key, fresh.read_bytes()))), ""
+        except (cache.Unusable, OSError) as reason:
+            cdll, note = _load(fresh), f"compiled code is not kept: {reason}"
+        return Library(cdll, cached=False, seconds=seconds, note=note)
 
 
-def _load(path: Path, fresh: Path) -> ctypes.CDLL:
-    """The library at ``path``, else ``fresh``, which may be deleted once it is loaded."""
+def _load(path: Path) -> ctypes.CDLL:
+    """A library that may be deleted once it is loaded."""
     try:
         return ctypes.CDLL(str(path))
-    except OSError:  # a cache folder from which nothing may be run
-        pass
-    try:
-        return ctypes.CDLL(str(fresh))
     except OSError as error:
         raise CompilerError(f"the compiled library can't be loaded: {error}") from error
 

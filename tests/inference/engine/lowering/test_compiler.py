@@ -203,7 +203,7 @@ def test_a_missing_symbol_is_named(real: Compiler, tmp_path: Path) -> None:
         ("kill -9 $$", "fake-cc was killed (signal 9): out of memory?"),
         ("echo 'cc: fatal error: Killed signal terminated program cc1'; exit 1", "out of memory?"),
         ("kill -11 $$", "fake-cc was ended by signal 11"),
-        ("echo 'unit0.s: fatal error: No space left on device'; exit 1", "the disk is full"),
+        ("echo 'unit0.s: fatal error: No space left on device'; exit 1", "is full: unit0.s"),
     ],
 )
 def test_a_compiler_that_fails(
