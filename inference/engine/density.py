@@ -7,7 +7,7 @@ Discrete sites are summed out. One object serves MAP, Laplace, NUTS and the diag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,11 @@ from storyzoo.inference.engine.factors import (
     slice_examples,
     slice_local,
 )
+from storyzoo.inference.engine.ladder import Ladder, Rung
 from storyzoo.inference.engine.missing import ObservedMessenger, runnable
+from storyzoo.inference.engine.native import Native
 from storyzoo.inference.engine.structure import StartMessenger, Structure, defaults
-from storyzoo.inference.engine.tracing import UntraceableError, script, trace_function
+from storyzoo.inference.engine.tracing import UntraceableError, trace_function
 from storyzoo.inference.engine.transforms import to_support
 from storyzoo.story import Latents, Story
 
@@ -155,17 +157,26 @@ class LogDensity:
     def value_and_gradient(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Log density and its gradient (D,) at ``q`` (D,)."""
         self.evaluations += 1
-        gradient, value = self._at("gradient_and_value", q)
+        gradient, value = self._ladder(q)
         return value, gradient
 
     def batch(self, q: Tensor) -> Tensor:
         """Log densities (B,) at the rows of ``q`` (B, D)."""
+        native = self.native()
+        if native is not None:
+            return native.on_tensors(q)[0]
         return self._mapped("value", q)  # type: ignore[no-any-return]
 
     def batch_value_and_gradient(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Log densities (B,) and gradients (B, D) at the rows of ``q`` (B, D)."""
         self.evaluations += len(q)
-        gradient, value = self._mapped("gradient_and_value", q)
+        ladder = self._ladder
+        if ladder.native is not None:
+            return ladder.native.on_tensors(q)
+        if ladder.graph is not None:
+            gradient, value = self._by_blocks("gradient_and_value", ladder.graph, q)
+        else:
+            gradient, value = _stacked([ladder(row) for row in q])
         return value, gradient
 
     def per_example(self, q: Tensor) -> Tensor:
@@ -236,8 +247,33 @@ class LogDensity:
 
     @property
     def engine(self) -> str:
-        """What evaluates the density, in words."""
-        return str(self._compiled.get("engine", "not compiled yet"))
+        """What evaluates value and gradient, in words."""
+        ladder = self._compiled.get("ladder")
+        return "not compiled yet" if ladder is None else str(ladder.words)
+
+    @property
+    def rung(self) -> Rung:
+        """The same in a word: ``c``, ``torchscript`` or ``eager``."""
+        return self._ladder.rung
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why it is not machine code, or why that is not kept for the next time."""
+        return tuple(self._ladder.notes)
+
+    def native(self) -> Native | None:
+        """The machine code of value and gradient; None where there is none."""
+        return self._ladder.native
+
+    @property
+    def _ladder(self) -> Ladder:
+        """Value and gradient, compiled at their first use."""
+        if "ladder" not in self._compiled:
+            self._compiled["ladder"] = Ladder(
+                self._gradient_and_value, self._check_points(), self._running
+            )
+        ladder: Ladder = self._compiled["ladder"]
+        return ladder
 
     def _running(self) -> Any:
         return defaults(self.dtype, self.device)
@@ -245,43 +281,29 @@ class LogDensity:
     def _at(self, name: str, q: Tensor) -> Any:
         """A function at one point: the graph where there is one, else the model itself."""
         function = self._function(name)
-        if not isinstance(function, torch.fx.GraphModule):
-            with self._running():
-                return function(q)
-        if name != "gradient_and_value":
+        if isinstance(function, torch.fx.GraphModule):
             return function(q)
-        with torch.no_grad():
-            if "scripted" not in self._compiled:
-                self._compiled["scripted"] = script(function, q)
-            return self._compiled["scripted"](q)
+        with self._running():
+            return function(q)
 
     def _function(self, name: str) -> Callable[..., Any]:
         """One of the functions of ``q``, traced at its first use where it can be."""
         if name not in self._compiled:
             with self._running():
-                self._compile(name)
+                self._compiled[name] = self._traced(name)
         function: Callable[..., Any] = self._compiled[name]
         return function
 
-    def _compile(self, name: str) -> None:
+    def _traced(self, name: str) -> Callable[..., Any]:
         functions: dict[str, Callable[[Tensor], Any]] = {
             "value": lambda q: self._value(q),
-            "gradient_and_value": lambda q: self._gradient_and_value(q),
             "parts": lambda q: tuple(self.parts(q)),
             "deterministic": lambda q: self._deterministic(q),
         }
-        function = functions[name]
-        generator = torch.Generator().manual_seed(0)
-        points = [
-            torch.randn(self.dim, generator=generator, dtype=self.dtype).to(self.device) * size
-            for size in (0.1, 0.5, 1.0)
-        ]
         try:
-            self._compiled[name] = trace_function(function, points)
-            self._compiled["engine"] = "traced graph"
-        except UntraceableError as reason:
-            self._compiled[name] = function
-            self._compiled["engine"] = f"eager Pyro ({reason})"
+            return trace_function(functions[name], self._spread(generator_of(0), (0.1, 0.5, 1.0)))
+        except UntraceableError:
+            return functions[name]
 
     def _mapped(self, name: str, q: Tensor) -> Any:
         """A function at many points: a graph over a block of points at once, or one by one."""
@@ -289,19 +311,40 @@ class LogDensity:
         if not isinstance(function, torch.fx.GraphModule):
             with self._running():
                 return _stacked([function(row) for row in q])
+        return self._by_blocks(name, function, q)
+
+    def _by_blocks(self, name: str, graph: torch.fx.GraphModule, q: Tensor) -> Any:
         size = self._block()
         padding = -len(q) % size
         blocks = torch.cat([q, q[-1:].expand(padding, -1)]).split(size)
         if f"{name}:block" not in self._compiled:
-            self._compiled[f"{name}:block"] = trace_function(torch.vmap(function), blocks[:1])
+            with self._running():
+                mapped = trace_function(torch.vmap(graph), blocks[:1])
+            self._compiled[f"{name}:block"] = mapped
         answers = [self._compiled[f"{name}:block"](block) for block in blocks]
-        if isinstance(answers[0], tuple):
+        if isinstance(answers[0], tuple | list):
             return tuple(torch.cat(column)[: len(q)] for column in zip(*answers, strict=True))
         return torch.cat(answers)[: len(q)]
 
     def _block(self) -> int:
         """Points evaluated at once: what keeps a block of a wide story within some megabytes."""
         return max(1, min(64, 8_000_000 // max(1, 16 * self.structure.n_examples)))
+
+    def _check_points(self) -> list[Tensor]:
+        """Ten points at which a compiled form is held against the model: near, far, and drawn."""
+        generator = generator_of(0)
+        points = self._spread(generator, (0.1, 0.5, 1.0, 2.0, 4.0))
+        with self._running():
+            points += [self.flatten(self.draw(generator)) for _ in range(3)]
+            points += [self.flatten(self.draw(generator, uniform=True)) for _ in range(2)]
+        return [point for point in points if bool(point.isfinite().all())]
+
+    def _spread(self, generator: torch.Generator, sizes: Sequence[float]) -> list[Tensor]:
+        """Normal points of some sizes, unconstrained."""
+        return [
+            size * torch.randn(self.dim, generator=generator, dtype=self.dtype).to(self.device)
+            for size in sizes
+        ]
 
     # -- starts --------------------------------------------------------------------------
 
@@ -311,7 +354,7 @@ class LogDensity:
         Improper priors are drawn from uniformly in either case. Raises StoryError when no
         finite start is found, naming the first site whose density is not finite.
         """
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        generator = generator_of(int(rng.integers(2**62)))
         q = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
         for _ in range(TRIES):
             with self._running():
@@ -344,6 +387,11 @@ class LogDensity:
         row = f" (first at row {int(bad[0][0]) + 1})" if len(bad) else ""
         sites = ", ".join(self.structure.observed)
         return f"the log likelihood of '{sites}' is not finite{row}"
+
+
+def generator_of(seed: int) -> torch.Generator:
+    """A source of random numbers of its own."""
+    return torch.Generator().manual_seed(seed)
 
 
 def _slots(structure: Structure) -> list[Slot]:

@@ -102,6 +102,56 @@ class CovarianceVector(Transform):
         return self._cholesky.inverse_shape(shape)
 
 
+class StickBreaking(Transform):
+    """Vectors of length K-1 to the simplex of K, by breaking a stick K-1 times.
+
+    ``z_k = sigmoid(x_k - log(K - k))``, ``y_k = z_k prod_{j<k} (1 - z_j)``, so that zero is the
+    centre; ``log |J| = sum_k log z_k + log(1 - z_k) + sum_{j<k} log(1 - z_j)``. torch's own takes
+    a running product, whose gradient costs the square of K; here it is a sum of logarithms.
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.simplex
+    bijective = True
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def _shifted(self, x: Tensor) -> Tensor:
+        left = torch.arange(x.shape[-1], 0, -1, dtype=x.dtype, device=x.device)
+        return x - left.log()
+
+    def _left(self, u: Tensor) -> Tensor:
+        """Logarithm of what is left of the stick before each break, and after the last."""
+        rest = torch.nn.functional.logsigmoid(-u).cumsum(-1)
+        return torch.nn.functional.pad(rest, (1, 0))
+
+    def _call(self, x: Tensor) -> Tensor:
+        u = self._shifted(x)
+        log_z = torch.nn.functional.pad(torch.nn.functional.logsigmoid(u), (0, 1))
+        return (log_z + self._left(u)).exp()
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        tiny = torch.finfo(y.dtype).tiny
+        first = y[..., :-1]
+        # What is left is summed from the end: one minus the sum would lose all digits.
+        rest = y.flip(-1).cumsum(-1).flip(-1)[..., 1:].clamp(min=tiny)
+        left = torch.arange(first.shape[-1], 0, -1, dtype=y.dtype, device=y.device)
+        return first.clamp(min=tiny).log() - rest.log() + left.log()
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        u = self._shifted(x)
+        log_sigmoid = torch.nn.functional.logsigmoid
+        each: Tensor = log_sigmoid(u) + log_sigmoid(-u) + self._left(u)[..., :-1]
+        return each.sum(-1)
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size((*shape[:-1], shape[-1] + 1))
+
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size((*shape[:-1], shape[-1] - 1))
+
+
 def to_support(support: Any, event_shape: torch.Size) -> Transform:
     """The bijection from the reals to a support, of the least dimension.
 
@@ -113,6 +163,8 @@ def to_support(support: Any, event_shape: torch.Size) -> Transform:
         inner = inner.base_constraint
     if inner in (constraints.positive_definite, constraints.positive_semidefinite):
         return CovarianceVector(event_shape[-1])
+    if inner is constraints.simplex:
+        return StickBreaking()
     if inner is constraints.lower_cholesky:
         return LowerCholeskyVector(event_shape[-1])
     transform: Transform = biject_to(support)

@@ -212,6 +212,8 @@ def _log_add_exp(b: Builder, r: Result, x: Operand, y: Operand) -> Array:
 
 
 def _times_log(b: Builder, r: Result, x: Operand, y: Operand) -> Array:
+    if is_literal(x) == 0:  # at any y but one that is not a number
+        return filled(r.shape, r.kind, 0.0)
     return _binary("times_log({0},{1})", 12, b, r, x, y)
 
 

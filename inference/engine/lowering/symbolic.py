@@ -129,6 +129,9 @@ def pointwise(
     vectorised: bool = True,
 ) -> Array:
     """``form`` of the operands, element by element; broadcasts."""
+    known = _simplified(form, operands, tuple(shape), kind)
+    if known is not None:
+        return known
     elements = [element_of(operand, shape) for operand in operands]
     arrays = [operand for operand in operands if isinstance(operand, Array)]
     return Array(
@@ -138,6 +141,32 @@ def pointwise(
         cost=cost + sum(array.cost for array in arrays),
         vectorised=vectorised and all(array.vectorised for array in arrays),
     )
+
+
+_NEUTRAL = {
+    "({0}+{1})": (0, 0),
+    "({0}-{1})": (None, 0),
+    "({0}*{1})": (1, 1),
+    "({0}/{1})": (None, 1),
+}
+"""Numbers that leave the other operand as it is, on the left and on the right."""
+
+
+def _simplified(
+    form: str, operands: Sequence[Operand], shape: tuple[int, ...], kind: Kind
+) -> Array | None:
+    """What needs no arithmetic: nothing added, times one, times nothing at all."""
+    if form not in _NEUTRAL:
+        return None
+    numbers = [is_literal(operand) for operand in operands]
+    for number, neutral, other in zip(numbers, _NEUTRAL[form], reversed(operands), strict=True):
+        if number is not None and number == neutral and isinstance(other, Array):
+            return expand(other, shape) if other.kind == kind else None
+    if numbers[0] is not None and numbers[1] is not None and form != "({0}/{1})":
+        a, b = numbers
+        value = {"+": a + b, "-": a - b, "*": a * b}[form[4]]
+        return filled(shape, kind, float(value) if kind == "double" else int(value))
+    return None
 
 
 # -- views -------------------------------------------------------------------------------------

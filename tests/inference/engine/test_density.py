@@ -187,7 +187,12 @@ def test_what_cannot_be_traced_runs_as_it_is() -> None:
     for mu, scale in ((0.5, 1.0), (-0.5, 2.0)):
         by_hand = stats.norm.logpdf(mu) + stats.norm.logpdf([0.1, 1.5], mu, scale).sum()
         assert float(density(torch.tensor([mu], dtype=torch.float64))) == pytest.approx(by_hand)
-    assert density.engine.startswith("eager Pyro")
+    density.value_and_gradient(torch.tensor([0.5], dtype=torch.float64))
+    assert density.engine == "eager Pyro"
+    assert density.notes == (
+        "the model can't be traced: it reads the value of a tensor that depends on the unknowns "
+        "(.item(), or an if), after site 'mu'",
+    )
     many = density.batch(torch.tensor([[0.5], [-0.5]], dtype=torch.float64))
     assert many.shape == (2,)
 
