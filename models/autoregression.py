@@ -63,9 +63,8 @@ class Autoregression(Story):
             raise SettingError(f"autoregression: order={self.order!r} must be at least 1")
         for name in ("level_scale", "lag_scale", "noise_scale"):
             if not getattr(self, name) > 0:
-                raise SettingError(
-                    f"autoregression: {name}={getattr(self, name)!r} must be above 0"
-                )
+                value = getattr(self, name)
+                raise SettingError(f"autoregression: {name}={value!r} must be above zero")
         if self.start is not None:
             object.__setattr__(self, "start", tuple(float(value) for value in self.start))
         if self.start is not None and len(self.start) != self.order:

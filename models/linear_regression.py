@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 from torch import Tensor
@@ -95,3 +96,9 @@ class LinearRegression(Regression):
         found = {"outcome_centre": float(mean), "outcome_spread": spread if spread > 0 else 1.0}
         unset = {name: value for name, value in found.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **unset, **self.scaled_features(data, noise=1.0))
+
+    def initial(self, data: Data, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Slopes by correlation, noise as wide as the outcome."""
+        unit = 1.0 if self.outcome_spread is None else self.outcome_spread
+        start = self.start(data, rng, self.outcome_centre or 0.0, unit)
+        return {**start, "sigma": data["x"].new_tensor(unit)}

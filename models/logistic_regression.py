@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 from torch import Tensor
@@ -84,3 +85,7 @@ class LogisticRegression(Regression):
     def statistics(self, data: Data) -> dict[str, float]:
         """The share of ones."""
         return {"share_of_ones": float(data["y"].double().nanmean())}
+
+    def initial(self, data: Data, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Slopes by correlation, jittered."""
+        return self.start(data, rng)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 from torch import Tensor
@@ -94,3 +95,7 @@ class PoissonRegression(Regression):
             "share_of_zeros": float((y == 0).sum() / (~y.isnan()).sum()),
             "dispersion": float((y - mean).square().nanmean() / mean.clamp(min=1e-9)),
         }
+
+    def initial(self, data: Data, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Slopes by correlation, jittered."""
+        return self.start(data, rng, centre=self.log_rate or 0.0)

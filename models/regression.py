@@ -31,6 +31,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -105,6 +106,28 @@ class Regression(Story):
         slab = pyro.sample("slab", dist.InverseGamma(half_df, half_df * self.slab_scale**2))
         return tau * local * (slab / (slab + (tau * local).square())).sqrt()  # type: ignore[no-any-return]
 
+    def start(
+        self, data: Data, rng: np.random.Generator, centre: float = 0.0, unit: float = 1.0
+    ) -> dict[str, Tensor]:
+        """A sane start of the predictor's sites: slopes as the features' correlations with y.
+
+        From slopes of either sign at random, the horseshoe's ascents end where all are zero.
+        """
+        x, y = data["x"], data["y"]
+        size = x.shape[1]
+        jitter = torch.as_tensor(rng.standard_normal(1 + size)).to(x)
+        slope = _correlations(x, y) + 0.1 * jitter[1:]
+        start = {"alpha": centre + 0.1 * unit * jitter[0]}
+        if self.prior == "normal":
+            return {**start, "raw": slope / self.slope_scale}
+        return {
+            **start,
+            "raw": slope,
+            "tau": x.new_ones(()),
+            "local": x.new_ones(size),
+            "slab": x.new_tensor(self.slab_scale**2),
+        }
+
     # -- the data ------------------------------------------------------------------------------
 
     def check(self, data: Data) -> None:
@@ -153,3 +176,11 @@ class Regression(Story):
 def _vector(value: float | tuple[float, ...] | None, unset: float, size: int) -> Tensor:
     """A field as a vector (D,), in the default dtype and on the default device."""
     return torch.tensor(unset if value is None else value).to(torch.empty(0)).expand(size)
+
+
+def _correlations(x: Tensor, y: Tensor) -> Tensor:
+    """(D,): of each feature with the outcome where it is known; zero for what never changes."""
+    seen = ~y.isnan()
+    x, y = x[seen] - x[seen].mean(0), y[seen] - y[seen].mean()
+    norms = x.square().sum(0).sqrt() * y.square().sum().sqrt()
+    return (x.mT @ y / norms).nan_to_num()

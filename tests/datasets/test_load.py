@@ -56,7 +56,8 @@ def test_values_by_hand() -> None:
 
 def test_outcomes_by_hand() -> None:
     diabetes, cancer, sprays = load("diabetes"), load("breast-cancer"), load("insect-sprays")
-    assert diabetes.table is not None and cancer.table is not None and sprays.table is not None
+    assert diabetes.table is not None and cancer.table is not None
+    assert sprays.table is not None and sprays.labels is not None
     assert diabetes.table.iloc[0][["age", "bmi", "progression"]].tolist() == [59.0, 32.1, 151.0]
     assert cancer.table["malignant"].sum() == 212
     assert cancer.table["mean_radius"][cancer.table["malignant"] == 1].mean() > 17
