@@ -29,6 +29,8 @@ Chain = Callable[[], Iterator[np.ndarray]]
 """Starts a chain and yields its rows, each ``(C,)``, in float64."""
 Stopped = Literal["done", "minutes", "interrupted"]
 
+MassMatrix = Literal["diagonal", "lowrank"]
+
 FLUSH_SECONDS = 0.1
 """How long rows wait in a chain's process before they are sent."""
 
@@ -37,6 +39,17 @@ _ROWS, _FAILED, _ENDED = b"r", b"f", b"e"
 
 class ChainError(StoryzooError):
     """A chain that did not come to its end: its process was killed, or the model failed in it."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a chain is and how it is tuned."""
+
+    warmup: int
+    draws: int
+    target_accept: float
+    max_tree_depth: int
+    mass_matrix: MassMatrix = "diagonal"
 
 
 @dataclass
@@ -116,7 +129,7 @@ def _one_by_one(
                     if budget.spent:
                         return False
         except Exception as error:  # whatever a user's model raises is told in one line
-            failures[index] = _in_one_line(error)
+            failures[index] = in_one_line(error)
             continue
         finish(index)
     return True
@@ -202,7 +215,7 @@ def _live(chain: Chain, parents: Connection, pipe: Connection) -> None:
     except BrokenPipeError:  # the parent is gone
         return
     except Exception as error:  # whatever a user's model raises is told in one line
-        pipe.send_bytes(_FAILED + _in_one_line(error).encode())
+        pipe.send_bytes(_FAILED + in_one_line(error).encode())
 
 
 def _stream(chain: Chain, pipe: Connection) -> None:
@@ -240,7 +253,8 @@ def _receive(pipe: Connection, child: _Child, keep: Callable[[int, np.ndarray], 
     return True
 
 
-def _in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
+    """What was raised, for a user who sees one line."""
     reason = " ".join(str(error).split())[:300]
     return reason if isinstance(error, StoryzooError) else f"{type(error).__name__}: {reason}"
 

@@ -26,18 +26,6 @@ from torch import Tensor
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Log density (scalar) and its gradient (D,) at a point (D,)."""
 
-STATISTICS = (
-    "lp",
-    "energy",
-    "tree_depth",
-    "step_size",
-    "acceptance_rate",
-    "diverging",
-    "n_steps",
-    "reached_max_treedepth",
-)
-"""What is told of each draw, by ArviZ's names, in the order of a row; ``lp`` in nats."""
-
 _Kernel: Any = pyro_nuts.NUTS  # Pyro's methods carry no types
 
 _SITE = "q"
@@ -56,7 +44,7 @@ def walk(
     target_accept: float,
     max_tree_depth: int,
 ) -> Iterator[np.ndarray]:
-    """Yield ``warmup + draws`` rows: the point (D,), its STATISTICS, the evaluations so far.
+    """Yield ``warmup + draws`` rows, each as in :mod:`storyzoo.inference.engine.rows`.
 
     The last entry counts this chain's evaluations of the gradient since its start. The same seed
     gives the same rows.
@@ -160,7 +148,7 @@ class FlatKernel(_Kernel):  # type: ignore[misc]
     # -- one draw ------------------------------------------------------------------------
 
     def draw(self) -> tuple[list[float], list[float]]:
-        """The next point and its STATISTICS."""
+        """The next point and its statistics, as in a row."""
         self._n_steps, self._depth, self._accept_sum, self._diverged = 0, 0, 0.0, False
         step_size, before = float(self.step_size), self._z_grads_last
         self.sample(self.initial_params)
@@ -207,9 +195,15 @@ class FlatKernel(_Kernel):  # type: ignore[misc]
         try:
             return self._function(q)
         except RuntimeError as error:
-            if "positive-definite" not in str(error) and "singular" not in str(error):
+            if not off_domain(error):
                 raise
             return q.new_tensor(math.nan), torch.zeros_like(q)
+
+
+def off_domain(error: Exception) -> bool:
+    """Whether a density can't be told at a point because a matrix is not positive definite."""
+    told = str(error)
+    return isinstance(error, RuntimeError) and ("positive-definite" in told or "singular" in told)
 
 
 def _energy(value: Tensor, momentum: Tensor) -> float:
