@@ -204,6 +204,9 @@ class NUTS(Method):
             raise SettingError(
                 f"nuts: minutes={self.minutes} were spent in warm-up; give it more, or less warmup"
             )
+        if info.stopped == "minutes":
+            for chain in chains:
+                self._refuse_improper(density, rows[chain])
         block = np.stack([rows[c][: self.warmup + length] for c in chains])
         drawn = block[:, self.warmup :]
         told = statistics(drawn)
