@@ -6,8 +6,9 @@ the inverse Hessian at each point x of the path, and with it a normal ``q = N(x 
 
 ``ELBO = E_q[log p(data, x) - log q(x)]``,
 
-estimated from a few draws, is taken. That is rarely the one at the mode: an ascent that runs off
-into the neck of a funnel passes the bulk of the posterior on its way.
+estimated from a few draws, the same noise for all and matched to the normal's first two moments,
+is taken. It need not be the one at the mode: an ascent that runs off into the neck of a funnel
+passes the bulk of the posterior on its way.
 
 The draws of all paths are one sample of the mixture ``q = 1/L sum_l q_l``, since so a mode that
 several paths have found counts once (Owen and Zhou 2000); they are resampled by the weights
@@ -55,6 +56,8 @@ BLOCK = 4_000_000
 """Numbers in the points that are evaluated at once."""
 DRAWS_STREAM = 1
 """Apart from the streams that the paths draw from."""
+FEW = 0.5
+"""Worth of the weighted draws, in draws of the answer, below which a note says so."""
 TRIES = 10
 """Draws of a path that are tried for a chain's start."""
 
@@ -94,7 +97,7 @@ class Pathfinder(Method):
     """Quasi-Newton variational inference by several paths, resampled by importance.
 
     ``draws``: of each path, and of the answer. ``elbo_draws``: draws by which the normals along a
-    path are compared, the same noise for all. ``memory``: pairs of steps and gradients that tell a
+    path are compared. ``memory``: pairs of steps and gradients that tell a
     normal's correlations. ``resample`` draws the answer from all paths by their weights p/q;
     without it the answer is the draws of the path with the highest ELBO, as they are.
     """
@@ -196,7 +199,7 @@ def follow(
     """
     before = density.evaluations
     points, gradients, height = climb(density, start, pathfinder.max_steps, budget)
-    noise = rng.standard_normal((pathfinder.elbo_draws, density.dim))
+    noise = matched(rng.standard_normal((pathfinder.elbo_draws, density.dim)))
     known = curvatures(points, gradients, pathfinder.memory)
     best, taken, normal = -np.inf, 0, known[0].normal()
     for place, elbo, candidate in _elbos(density, known, noise, budget):
@@ -227,6 +230,20 @@ def climb(
             gradients.append(state.gradient[0])
         steps = state.steps[0]
     return np.stack(points), np.stack(gradients), float(ascent.state.value[0])
+
+
+def matched(noise: Array) -> Array:
+    """Noise (K, D) with mean zero and, as far as its rank goes, the identity for covariance.
+
+    Where K > D the ELBO of a normal is then exact against any normal posterior, so that chance
+    does not prefer a wrong one: its rank is K - 1, and ``sum |u|^2 = K D`` in any case.
+    """
+    draws, dim = noise.shape
+    rank = min(draws - 1, dim)
+    if rank == 0:
+        return noise
+    left, _, right = np.linalg.svd(noise - noise.mean(0), full_matrices=False)
+    return np.asarray(math.sqrt(draws * dim / rank) * left[:, :rank] @ right[:rank])
 
 
 def _elbos(
@@ -450,7 +467,7 @@ class _Search:
         lost = int(np.isneginf(proposals.lp).sum())
         if lost:
             yield f"{lost} of {proposals.lp.size} draws had no finite density: they got no weight"
-        if chosen.resampled and chosen.ess < self.pathfinder.draws:
+        if chosen.resampled and chosen.ess < FEW * self.pathfinder.draws:
             yield (
                 f"the weights make {proposals.lp.size} draws worth {chosen.ess:.0f}, fewer than "
                 f"the {len(chosen.places)} of the answer, of which {distinct} are distinct: means "

@@ -10,7 +10,7 @@ date at every step (Gilbert and Lemaréchal 1989, as in Zhang et al. 2022, algor
 updates is also a product, ``H <- (I - p r^T) H (I - r p^T)`` (Brodlie, Gourlay and Greenstadt
 1973), so that with ``R = (I - p_J r_J^T) ... (I - p_1 r_1^T) diag(alpha)^(1/2)``
 
-``H = R R^T``,  ``log |H| = sum_i log alpha_i + sum_j log(s_j^T H^-1 s_j / b_j)``
+``H = R R^T``,  ``log |H| = sum_i log alpha_i + 2 sum_j log |1 - r_j^T p_j|``
 
 where R and its inverse meet a vector in O(J D), and no rounding makes H indefinite. It is the
 matrix that the compact form of Zhang et al. 2022, algorithm 4, takes apart by QR and Cholesky.
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -81,13 +81,6 @@ class PathNormal(NamedTuple):
             turned -= (move @ turned) * turn
         return self._root(np.sqrt(self.alpha) * turned)
 
-    def precision(self, step: Array) -> Array:
-        """``H^-1 s``."""
-        white = self._whitened(step) / np.sqrt(self.alpha)
-        for move, turn in zip(self.moves, self.turns, strict=True):
-            white += (white @ move) / (1 - turn @ move) * turn
-        return white
-
 
 class Curvature(NamedTuple):
     """What is known at one point of an ascent; the normal there is made when it is asked for."""
@@ -123,21 +116,27 @@ def curvatures(points: Array, gradients: Array, memory: int) -> list[Curvature]:
     return known
 
 
-def factorised(alpha: Array, pairs: Iterable[tuple[Array, Array]]) -> PathNormal:
-    """The normal about zero whose covariance the pairs make of the diagonal ``alpha`` (D,)."""
-    none = np.zeros((0, len(alpha)))
-    normal = PathNormal(np.zeros(len(alpha)), alpha, none, none, float(np.log(alpha).sum()))
-    for step, fall in pairs:
+def factorised(alpha: Array, pairs: Sequence[tuple[Array, Array]]) -> PathNormal:
+    """The normal about zero whose covariance the pairs make of the diagonal ``alpha`` (D,).
+
+    ``r_j = y_j - B_j s_j / sqrt(s_j^T B_j s_j)`` for pairs with ``s^T y = 1``, where B_j is the
+    inverse of H before that pair: ``B s = s/alpha - sum_i w_i w_i^T s / (s_i^T w_i) + y_i y_i^T s``
+    with ``w_i = B_i s_i``. A pair whose ``s^T B s`` rounding has made negative is passed over.
+    """
+    moves, bends, stiff = (np.zeros((len(pairs), len(alpha))) for _ in range(3))
+    turns, squares = np.zeros_like(moves), np.ones(len(pairs))
+    for j, (step, fall) in enumerate(pairs):
         size = math.sqrt(step @ fall)
         move, bend = step / size, fall / size
-        stiff = normal.precision(move)
-        stretch = float(move @ stiff)
-        normal = normal._replace(
-            moves=np.vstack([normal.moves, move]),
-            turns=np.vstack([normal.turns, bend - stiff / math.sqrt(stretch)]),
-            log_volume=normal.log_volume + math.log(stretch),
-        )
-    return normal
+        told = (bends[:j] @ move) @ bends[:j] - (stiff[:j] @ move / squares[:j]) @ stiff[:j]
+        bent = move / alpha + told
+        square = float(move @ bent)
+        if 0 < square < math.inf:
+            moves[j], bends[j], stiff[j], squares[j] = move, bend, bent, square
+            turns[j] = bend - bent / math.sqrt(square)
+    stretch = 1 - np.einsum("jd,jd->j", moves, turns)
+    log_volume = float(np.log(alpha).sum() + 2 * np.log(np.abs(stretch)).sum())
+    return PathNormal(np.zeros(len(alpha)), alpha, moves, turns, log_volume)
 
 
 def diagonal(alpha: Array, step: Array, fall: Array) -> Array:

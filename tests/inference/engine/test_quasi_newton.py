@@ -40,15 +40,13 @@ def test_density_is_that_of_the_dense_normal(dim: int, count: int) -> None:
 
 
 @pytest.mark.parametrize(("dim", "count"), SIZES)
-def test_root_step_and_inverse_are_those_of_the_dense_matrix(dim: int, count: int) -> None:
+def test_root_and_step_are_those_of_the_dense_matrix(dim: int, count: int) -> None:
     alpha, pairs, dense = made(dim, count)
     normal = factorised(alpha, pairs)
     root = normal.at(np.eye(dim)).T
     np.testing.assert_allclose(root @ root.T, dense, rtol=1e-8, atol=1e-10)
     vector = np.random.default_rng(2).normal(size=dim)
     np.testing.assert_allclose(normal.newton(vector), dense @ vector, rtol=1e-8, atol=1e-10)
-    inverse = np.linalg.solve(dense, vector)
-    np.testing.assert_allclose(normal.precision(vector), inverse, rtol=1e-6, atol=1e-8)
 
 
 def test_compact_form_of_the_paper_is_the_same_matrix() -> None:
@@ -85,7 +83,8 @@ def test_diagonal_is_that_of_the_direct_update_inverted() -> None:
 def test_one_dim_is_exact_after_one_step() -> None:
     known = curvatures(np.array([[5.0], [4.0]]), np.array([[-1.0], [-0.5]]), memory=6)
     first, second = (curvature.normal() for curvature in known)
-    assert (first.mean, first.log_volume) == (pytest.approx(4.0), 0.0)
+    assert first.mean == pytest.approx(4.0)
+    assert first.log_volume == 0.0
     assert second.mean == pytest.approx(3.0)
     assert second.log_volume == pytest.approx(np.log(2.0))
 
