@@ -7,6 +7,7 @@ compute it again and again. All else is written out inside the expression that u
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal as Choice
@@ -35,6 +36,7 @@ from storyzoo.inference.engine.lowering.symbolic import (
     expand,
     filled,
     flat_index,
+    narrowed,
     of_buffer,
     pointwise,
     reshape,
@@ -137,6 +139,8 @@ class Builder:
         if array.buffer is not None:
             array.buffer.pinned |= pinned
             return array
+        if not pinned and array.distinct < array.size:
+            return expand(self.stored(narrowed(array)), array.shape)
         out = self.buffer(array.shape, array.kind, pinned=pinned)
         self.write(array, out)
         return of_buffer(out)
@@ -164,14 +168,18 @@ class Builder:
         return of_buffer(out)
 
     def _write_pieces(self, array: Array, out: Buffer) -> None:
-        at = 0
+        dim, at = array.pieces[0].dim, 0
+
+        def begin(start: int) -> list[int]:
+            return [start if d == dim else 0 for d in range(array.rank)]
+
         for piece in (*array.pieces, None):
-            start = piece.start if piece else out.size
+            start = piece.start if piece else array.shape[dim]
             if start > at:
-                zero = filled((start - at,), array.kind, 0.0)
-                self.place(zero, out, (at,), apart=True)
+                gap = (*array.shape[:dim], start - at, *array.shape[dim + 1 :])
+                self.place(filled(gap, array.kind, 0.0), out, begin(at), apart=True)
             if piece:
-                self.place(piece.array, out, (start,), apart=True)
+                self.place(piece.array, out, begin(start), apart=True)
                 at = piece.end
 
     def place(self, array: Array, out: Buffer, at: Sequence[int], *, apart: bool = False) -> None:
@@ -224,7 +232,8 @@ class Builder:
         """An operand of an array of ``size`` elements, stored where it would be done again."""
         if not isinstance(operand, Array) or operand.cost == 0:
             return operand
-        again = operand.size < size and (operand.cost >= HEAVY or 4 * operand.size <= size)
+        few = operand.distinct
+        again = few < size and (operand.cost >= HEAVY or 4 * few <= size)
         return self.stored(operand) if again or operand.cost > LONGEST else operand
 
     def unconditional(self, operand: Operand) -> Operand:
@@ -245,6 +254,13 @@ class Builder:
             result = reshape(array, shape)
             if result is not None:
                 return result
+        if operation != "product" and array.distinct < array.size:
+            times = math.prod(array.shape[dim] for dim in dims if array.alike[dim])
+            part = self.reduce(narrowed(array), dims, operation, True)
+            if operation == "sum":
+                part = pointwise("({0}*{1})", [part, times], part.shape, array.kind, 1)
+            wide = [1 if d in dims else n for d, n in enumerate(array.shape)]
+            return self.reshaped(expand(part, wide), shape)
         out = self.buffer(kept_shape, array.kind)
         kept = self.variables(kept_shape)
         reduced = self.variables([array.shape[dim] for dim in dims])
@@ -424,16 +440,21 @@ class Builder:
             lambda index: Load(buffer, (flat_index(index, sizes),), flat=True),
         )
 
-    # -- vectors in pieces ---------------------------------------------------------------
+    # -- arrays in pieces ----------------------------------------------------------------
 
-    def piece(self, array: Array, start: int, length: int) -> Array:
-        """A vector of a length that is zero but for ``array`` from ``start`` on."""
-        inner = array.pieces or (Piece(0, array),)
-        pieces = tuple(Piece(start + p.start, p.array) for p in inner)
-        return Array((length,), array.kind, _no_element, pieces=pieces)
+    def piece(self, array: Array, start: int, dim: int, length: int) -> Array:
+        """An array of a length along a dim that is zero but for ``array`` from ``start`` on."""
+        shape = (*array.shape[:dim], length, *array.shape[dim + 1 :])
+        if array.pieces and array.pieces[0].dim != dim:
+            array = self.whole(array)
+        inner = array.pieces or (Piece(0, array, dim),)
+        pieces = tuple(Piece(start + p.start, p.array, dim) for p in inner)
+        return Array(shape, array.kind, _no_element, pieces=pieces)
 
     def joined(self, a: Array, b: Array) -> Array | None:
-        """The sum of two vectors in pieces; None where pieces overlap without agreeing."""
+        """The sum of two arrays in pieces; None where pieces overlap without agreeing."""
+        if a.pieces[0].dim != b.pieces[0].dim or a.shape != b.shape:
+            return None
         pieces = sorted((*a.pieces, *b.pieces), key=lambda piece: piece.start)
         merged: list[Piece] = []
         for piece in pieces:
@@ -443,9 +464,21 @@ class Builder:
             last = merged[-1]
             if (last.start, last.end) != (piece.start, piece.end):
                 return None
-            total = pointwise("({0}+{1})", (last.array, piece.array), last.array.shape, a.kind, 1)
-            merged[-1] = Piece(last.start, total)
+            both = (last.array, piece.array)
+            total = pointwise("({0}+{1})", both, last.array.shape, a.kind, 1)
+            merged[-1] = Piece(last.start, total, last.dim)
         return Array(a.shape, a.kind, _no_element, pieces=tuple(merged))
+
+    def sum_of_pieces(self, array: Array, dims: Sequence[int], keep: bool) -> Array | None:
+        """The sum over dims, that of the pieces among them; None where it is not."""
+        dim = array.pieces[0].dim
+        if dim not in {d % array.rank for d in dims}:
+            return None
+        sums = [self.reduce(piece.array, dims, "sum", keep) for piece in array.pieces]
+        total = sums[0]
+        for each in sums[1:]:
+            total = pointwise("({0}+{1})", [total, each], total.shape, array.kind, 1)
+        return total
 
     # -- indices -------------------------------------------------------------------------
 
@@ -459,7 +492,7 @@ class Builder:
 
 
 def _no_element(index: Indices) -> Expression:
-    raise AssertionError("a vector in pieces is put together before it is read")
+    raise AssertionError("an array in pieces is put together before it is read")
 
 
 def _affine(values: np.ndarray, index: Indices, extent: int) -> Affine | None:

@@ -18,8 +18,8 @@ from storyzoo.inference.engine.lowering.schedule import schedule
 from storyzoo.inference.engine.lowering.symbolic import Array, of_buffer
 
 FUNCTIONS_PER_UNIT = 4
-PIECES = {"add", "clone", "detach", "alias", "view", "slice_scatter", "constant_pad_nd"}
-"""Operations that take a vector in pieces as it is."""
+PIECES = {"add", "clone", "detach", "alias", "view", "slice_scatter", "constant_pad_nd", "sum"}
+"""Operations that take an array in pieces as it is."""
 
 
 @dataclass(frozen=True)

@@ -183,12 +183,10 @@ def _reverse_subtract(b: Builder, r: Result, x: Operand, y: Operand, alpha: floa
 def _divide(
     b: Builder, r: Result, x: Operand, y: Operand, rounding_mode: str | None = None
 ) -> Array:
-    forms = {
-        None: "((double){0}/{1})",
-        "floor": "floor((double){0}/{1})",
-        "trunc": "trunc((double){0}/{1})",
-    }
-    return _binary(forms[rounding_mode], 4, b, r, x, y)
+    whole = all(not isinstance(o, Array) or o.kind == "int64_t" for o in (x, y))
+    quotient = "((double){0}/{1})" if whole else "({0}/{1})"
+    form = quotient if rounding_mode is None else f"{rounding_mode}{quotient}"
+    return _binary(form, 4, b, r, x, y)
 
 
 def _remainder(b: Builder, r: Result, x: Operand, y: Operand) -> Array:
@@ -357,8 +355,9 @@ def _pad(b: Builder, r: Result, x: Array, pads: Sequence[int], value: float = 0.
         low[dim] = max(before, 0)
     if tuple(x.shape) == r.shape:
         return x
-    if len(r.shape) == 1 and value == 0:
-        return b.piece(x, low[0], r.shape[0])
+    grown = [dim for dim, size in enumerate(r.shape) if size != x.shape[dim]]
+    if len(grown) == 1 and value == 0:
+        return b.piece(x, low[grown[0]], grown[0], r.shape[grown[0]])
     out = b.buffer(r.shape, r.kind)
     return _overlaid(b, filled(r.shape, r.kind, value), b.whole(x), low, out)
 
@@ -383,8 +382,8 @@ def _slice_scatter(
     begin, _, _ = slice(start, end, step).indices(base.shape[dim])
     if x.shape == base.shape and step == 1:
         return x
-    if base.rank == 1 and step == 1 and is_literal(base) == 0:
-        return b.piece(x, begin, base.shape[0])
+    if step == 1 and is_literal(base) == 0:
+        return b.piece(x, begin, dim, base.shape[dim])
     x = b.whole(x)
     target = partial(_strided, dim=dim, begin=begin, step=step)
     return (
@@ -407,8 +406,8 @@ def _strided(index: Indices, dim: int, begin: int, step: int) -> Indices:
 def _select_scatter(b: Builder, r: Result, base: Array, x: Array, dim: int, at: int) -> Array:
     dim, at = dim % base.rank, at % base.shape[dim % base.rank]
     shape = (*base.shape[:dim], 1, *base.shape[dim + 1 :])
-    if base.rank == 1 and is_literal(base) == 0:
-        return b.piece(b.reshaped(x, (1,)), at, base.shape[0])
+    if is_literal(base) == 0:
+        return b.piece(b.reshaped(x, shape), at, dim, base.shape[dim])
     place = [at if d == dim else 0 for d in range(base.rank)]
     return _overlaid(b, base, b.reshaped(x, shape), place, b.buffer(r.shape, r.kind))
 
@@ -597,7 +596,12 @@ def _reduce(
     *_: Any,
     **__: Any,
 ) -> Array:
-    return _same(b, r, b.reduce(_numbers(x, r), _dims(x, dims), operation, keep))
+    over = _dims(x, dims)
+    if x.pieces and operation == "sum":
+        total = b.sum_of_pieces(x, over, keep)
+        if total is not None:
+            return total
+    return _same(b, r, b.reduce(_numbers(b.whole(x), r), over, operation, keep))
 
 
 def _numbers(x: Array, r: Result) -> Array:

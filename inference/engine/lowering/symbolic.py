@@ -32,15 +32,16 @@ Element = Callable[[Indices], Expression]
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Part of an array that is zero elsewhere: ``array`` lies at ``start`` along the one dim."""
+    """Part of an array that is zero elsewhere: ``array`` lies at ``start`` along one dim."""
 
     start: int
     array: Array
+    dim: int
 
     @property
     def end(self) -> int:
         """One past its last place."""
-        return self.start + self.array.shape[-1]
+        return self.start + self.array.shape[self.dim]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,9 @@ class Array:
     values: np.ndarray | None = None
     """The values, where they are known beforehand."""
     pieces: tuple[Piece, ...] = ()
-    """A vector that is zero but for these, in order, without overlap."""
+    """What is not zero, where little is: in order along one dim, without overlap."""
+    repeats: tuple[bool, ...] = ()
+    """By dim: whether nothing changes along it. Empty where that is known of none."""
 
     @property
     def size(self) -> int:
@@ -70,6 +73,18 @@ class Array:
     def rank(self) -> int:
         """Number of dims."""
         return len(self.shape)
+
+    @property
+    def alike(self) -> tuple[bool, ...]:
+        """By dim: whether nothing changes along it, as in a dim of size one."""
+        known = self.repeats or (False,) * self.rank
+        return tuple(size == 1 or one for size, one in zip(self.shape, known, strict=True))
+
+    @property
+    def distinct(self) -> int:
+        """Number of elements that may differ."""
+        pairs = zip(self.shape, self.alike, strict=True)
+        return math.prod(1 if one else size for size, one in pairs)
 
 
 Operand = Array | float | int | bool
@@ -89,7 +104,7 @@ def of_buffer(buffer: Buffer) -> Array:
 def filled(shape: Sequence[int], kind: Kind, value: float | int | bool) -> Array:
     """One number everywhere."""
     literal = Literal(value)
-    return Array(tuple(shape), kind, lambda index: literal, values=None)
+    return Array(tuple(shape), kind, lambda index: literal, repeats=(True,) * len(shape))
 
 
 def is_literal(array: Operand) -> float | int | bool | None:
@@ -140,6 +155,29 @@ def pointwise(
         lambda index: Call(form, tuple(at(index) for at in elements)),
         cost=cost + sum(array.cost for array in arrays),
         vectorised=vectorised and all(array.vectorised for array in arrays),
+        repeats=_all_alike(arrays, shape),
+    )
+
+
+def _all_alike(arrays: Sequence[Array], shape: Sequence[int]) -> tuple[bool, ...]:
+    """Along which dims of a shape none of the arrays changes, once they are broadcast to it."""
+    flags = [(True,) * (len(shape) - array.rank) + array.alike for array in arrays]
+    return tuple(all(flag[dim] for flag in flags) for dim in range(len(shape)))
+
+
+def narrowed(array: Array) -> Array:
+    """Of every dim along which nothing changes only one place."""
+    alike = array.alike
+    shape = tuple(1 if one else size for size, one in zip(array.shape, alike, strict=True))
+    if shape == array.shape:
+        return array
+    at = array.at
+    return Array(
+        shape,
+        array.kind,
+        lambda index: at(tuple(ZERO if one else i for i, one in zip(index, alike, strict=True))),
+        cost=array.cost,
+        vectorised=array.vectorised,
     )
 
 
@@ -162,6 +200,8 @@ def _simplified(
     for number, neutral, other in zip(numbers, _NEUTRAL[form], reversed(operands), strict=True):
         if number is not None and number == neutral and isinstance(other, Array):
             return expand(other, shape) if other.kind == kind else None
+    if form == "({0}/{1})" and numbers[0] == 0:  # a prior that is flat in what it is divided by
+        return filled(shape, kind, 0.0)
     if numbers[0] is not None and numbers[1] is not None and form != "({0}/{1})":
         a, b = numbers
         value = {"+": a + b, "-": a - b, "*": a * b}[form[4]]
@@ -173,7 +213,10 @@ def _simplified(
 
 
 def view_of(
-    array: Array, shape: Sequence[int], back: Callable[[Indices], Indices], keep: bool = False
+    array: Array,
+    shape: Sequence[int],
+    back: Callable[[Indices], Indices],
+    repeats: tuple[bool, ...] = (),
 ) -> Array:
     """Another shape on the same elements; ``back`` gives the index in the old one."""
     return Array(
@@ -182,7 +225,7 @@ def view_of(
         lambda index: array.at(back(index)),
         cost=array.cost,
         vectorised=array.vectorised,
-        buffer=array.buffer if keep else None,
+        repeats=repeats,
     )
 
 
@@ -191,7 +234,15 @@ def expand(array: Array, shape: Sequence[int]) -> Array:
     if tuple(shape) == array.shape:
         return array
     at = element_of(array, shape)
-    return Array(tuple(shape), array.kind, at, cost=array.cost, vectorised=array.vectorised)
+    alike = _all_alike([array], shape)
+    return Array(
+        tuple(shape),
+        array.kind,
+        at,
+        cost=array.cost,
+        vectorised=array.vectorised,
+        repeats=alike,
+    )
 
 
 def permute(array: Array, order: Sequence[int]) -> Array:
@@ -199,14 +250,16 @@ def permute(array: Array, order: Sequence[int]) -> Array:
     order = [dim % array.rank for dim in order]
     place = [order.index(dim) for dim in range(array.rank)]
     shape = [array.shape[dim] for dim in order]
-    return view_of(array, shape, lambda index: tuple(index[p] for p in place))
+    repeats = tuple(array.alike[dim] for dim in order)
+    return view_of(array, shape, lambda index: tuple(index[p] for p in place), repeats)
 
 
 def select(array: Array, dim: int, at: int) -> Array:
     """One place along a dim, which goes."""
     dim, at = dim % array.rank, at % array.shape[dim % array.rank]
     shape = array.shape[:dim] + array.shape[dim + 1 :]
-    return view_of(array, shape, lambda index: (*index[:dim], constant(at), *index[dim:]))
+    repeats = array.alike[:dim] + array.alike[dim + 1 :]
+    return view_of(array, shape, lambda index: (*index[:dim], constant(at), *index[dim:]), repeats)
 
 
 def cut(array: Array, dim: int, start: int, length: int, step: int = 1) -> Array:
@@ -218,6 +271,7 @@ def cut(array: Array, dim: int, start: int, length: int, step: int = 1) -> Array
         array,
         shape,
         lambda index: (*index[:dim], offset(index[dim], start, step), *index[dim + 1 :]),
+        array.alike,
     )
 
 
@@ -231,7 +285,7 @@ def flip(array: Array, dims: Sequence[int]) -> Array:
             for dim, i in enumerate(index)
         )
 
-    return view_of(array, array.shape, back)
+    return view_of(array, array.shape, back, array.alike)
 
 
 def diagonal(array: Array, shift: int, first: int, second: int) -> Array:
@@ -323,4 +377,8 @@ def reshape(array: Array, shape: Sequence[int]) -> Array | None:
 
     if array.size == 0:
         return None
-    return view_of(array, shape, back)
+    repeats = [True] * len(shape)
+    for (old,), new in groups:
+        for dim in new:
+            repeats[dim] = array.alike[old]
+    return view_of(array, shape, back, tuple(repeats))
