@@ -52,6 +52,11 @@ METHODS: dict[str, MethodEntry] = {
         "the no-U-turn sampler: draws from the posterior itself",
         "draws",
     ),
+    "chees": MethodEntry(
+        "storyzoo.inference.chees:ChEES",
+        "Hamiltonian Monte Carlo by many chains in step: exact draws, made for GPUs",
+        "draws",
+    ),
 }
 
 

@@ -36,6 +36,10 @@ BETANCOURT_2017 = (
 BETANCOURT_2016 = (
     "Betancourt (2016), Diagnosing suboptimal cotangent disintegrations in HMC, arXiv:1604.00695"
 )
+MARGOSSIAN_2024 = (
+    "Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari & Gelman (2024), Nested R-hat: assessing "
+    "the convergence of Markov chain Monte Carlo when running many short chains, Bayesian Analysis"
+)
 HOFFMAN_2014 = "Hoffman & Gelman (2014), The No-U-Turn Sampler, JMLR 15"
 GELMAN_2013 = "Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., §10.5"
 YAO_2022 = (
@@ -68,6 +72,7 @@ KINDS: dict[str, Kind] = {
     "chains": Kind("Enough chains to compare (4)", "posterior", VEHTARI_2021),
     "multimodality": Kind("Chains found the same mode", "posterior", YAO_2022),
     "r_hat": Kind("Chains agree (R-hat ≤ 1.01)", "posterior", VEHTARI_2021),
+    "nested_r_hat": Kind("Superchains agree (nested R-hat)", "posterior", MARGOSSIAN_2024),
     "ess_bulk": Kind("Enough effective draws (bulk)", "posterior", VEHTARI_2021),
     "ess_tail": Kind("Enough effective draws (tails)", "posterior", VEHTARI_2021),
     "mcse": Kind("Means are sharp (MCSE ≤ 0.1 sd)", "posterior", GELMAN_2013),

@@ -1,7 +1,8 @@
 """How well each number of a posterior was sampled, element by element.
 
 Rank-normalised split R-hat, bulk and tail effective sample size and the Monte Carlo standard
-error of the mean are those of Vehtari et al. 2021 as ArviZ computes them.
+error of the mean are those of Vehtari et al. 2021 as ArviZ computes them. Many short chains that
+started in groups have nested R-hat in R-hat's place.
 """
 
 from __future__ import annotations
@@ -9,15 +10,31 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from storyzoo.inference.engine.method import Info
 from storyzoo.inference.engine.statistics import array_stats
+from storyzoo.reports import nested_r_hat
 
 Array = npt.NDArray[np.float64]
+
+R_HAT = 1.01
+ESS_PER_CHAIN = 100
+ESS_TOGETHER = 400
+"""What is asked of many short chains: as much as of four long ones."""
+
+
+class Limits(NamedTuple):
+    """What is asked of every element."""
+
+    r_hat: float
+    """At most."""
+    ess: float
+    """At least."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +54,31 @@ class Diagnostics:
     ess_tail: Array
     mcse: Array
     """Monte Carlo standard error of the mean, in posterior standard deviations."""
+    superchains: int = 1
+    """Groups of chains that started at one point; with more than one, ``r_hat`` is nested R-hat."""
+
+    @property
+    def nested(self) -> bool:
+        """Whether many short chains are judged, by nested R-hat."""
+        return self.superchains > 1
+
+    @property
+    def limits(self) -> Limits:
+        """What is asked of every element."""
+        _, chains, draws = self.draws.shape
+        if not self.nested:
+            return Limits(R_HAT, ESS_PER_CHAIN * chains)
+        return Limits(nested_r_hat.limit(chains, draws, self.superchains), ESS_TOGETHER)
 
 
-def diagnose(posterior: xr.Dataset, sites: tuple[str, ...] = ()) -> Diagnostics:
+def superchains_of(info: Info) -> int:
+    """Groups of chains that started at one point, where a method says so; else 1."""
+    return int(getattr(info, "superchains", 1))
+
+
+def diagnose(
+    posterior: xr.Dataset, sites: tuple[str, ...] = (), superchains: int = 1
+) -> Diagnostics:
     """Diagnostics of the continuous elements of ``posterior``, or of some of its sites."""
     names, draws = elements_of(posterior, sites)
     finite = np.isfinite(draws).all(axis=(1, 2))
@@ -50,11 +89,20 @@ def diagnose(posterior: xr.Dataset, sites: tuple[str, ...] = ()) -> Diagnostics:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # of a stuck chain, which is told by a check of its own
         if usable.size and draws.shape[-1] >= 4:
-            columns[0, varies] = array_stats.rhat(usable) if draws.shape[1] > 1 else np.nan
+            columns[0, varies] = _r_hat(usable, superchains)
             columns[1, varies] = array_stats.ess(usable, method="bulk")
             columns[2, varies] = array_stats.ess(usable, method="tail", prob=(0.05, 0.95))
             columns[3, varies] = 1 / np.sqrt(array_stats.ess(usable, method="mean"))
-    return Diagnostics(names, draws, varies, *columns)
+    r_hat, bulk, tail, mcse = columns
+    return Diagnostics(names, draws, varies, r_hat, bulk, tail, mcse, superchains)
+
+
+def _r_hat(draws: Array, superchains: int) -> Array | float:
+    """R-hat (element,) of several chains, nested where they started in groups."""
+    if superchains > 1:
+        return nested_r_hat.nested_r_hat(draws, superchains)
+    plain: Array | float = array_stats.rhat(draws) if draws.shape[1] > 1 else np.nan
+    return plain
 
 
 def elements_of(

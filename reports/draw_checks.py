@@ -18,10 +18,10 @@ from storyzoo.story import Story
 
 Flags = npt.NDArray[np.bool_]
 
-R_HAT = 1.01
-ESS_PER_CHAIN = 100
 E_BFMI = 0.3
 CHAINS = 4
+LISTED = 8
+"""Chains that are named one by one."""
 MCSE = 0.1
 """Monte Carlo error of a mean in posterior sd: adds half a per cent to its uncertainty."""
 TREE_DEPTH = 0.05
@@ -44,7 +44,8 @@ def checks_of_draws(
     if "diverging" in stats:
         yield divergences(_by_chain(stats["diverging"]) > 0, judged, story)
     if "energy" in stats and stats.sizes["draw"] > 1:
-        yield energy(_by_chain(stats["energy"]), _chain_names(stats))
+        values = _by_chain(stats["energy"])
+        yield energy_together(values) if judged.nested else energy(values, _chain_names(stats))
     if "reached_max_treedepth" in stats:
         yield tree_depth(_by_chain(stats["reached_max_treedepth"]) > 0)
     yield enough_chains(posterior.sizes["chain"])
@@ -95,7 +96,7 @@ def moving(judged: Diagnostics, chains: list[str]) -> Check:
     elif len(places):
         element, chain = places[0]
         held = sorted({int(c) for _, c in places})
-        where = f"chain {', '.join(chains[c] for c in held)} at {judged.names[element]}"
+        where = f"{_listed([chains[c] for c in held])} at {judged.names[element]}"
         where += f" = {judged.draws[element, chain, 0]:.4g}"
     return check(
         "moving",
@@ -154,12 +155,23 @@ def energy(values: Array, chains: list[str]) -> Check:
     listed = ", ".join(
         f"{b:.2f} in chain {chain}" for chain, b in zip(chains, bfmi, strict=True) if b < E_BFMI
     )
+    return _energy_mixes(not listed, lowest, f"E-BFMI {listed or f'lowest {lowest:.2f}'}")
+
+
+def energy_together(values: Array) -> Check:
+    """E-BFMI over many chains at once, each of which is too short for a sound one of its own."""
+    with np.errstate(all="ignore"):
+        bfmi = float((np.diff(values, axis=1) ** 2).mean() / values.var())
+    return _energy_mixes(not bfmi < E_BFMI, bfmi, f"E-BFMI {bfmi:.2f} over all chains")
+
+
+def _energy_mixes(passed: bool, value: float, where: str) -> Check:
     return check(
         "e_bfmi",
-        not listed,
-        value=lowest,
+        passed,
+        value=value,
         threshold=E_BFMI,
-        where=f"E-BFMI {listed or f'lowest {lowest:.2f}'}",
+        where=where,
         meaning="Each draw changes the energy too little to cross the posterior: tails are heavy "
         "or a funnel is not reached to its end.",
         advice="Heavy tails or a funnel: use lighter-tailed priors or write the scale's group "
@@ -243,35 +255,37 @@ def _split(judged: Diagnostics) -> tuple[int, Flags] | None:
 
 def _group(draws: Array, lp: Array | None, chains: list[str], group: Flags) -> str:
     """``chains 0, 2 near -3.1 (log density -210.4)``."""
-    names = ", ".join(name for name, member in zip(chains, group, strict=True) if member)
-    text = f"chain{'s' if group.sum() > 1 else ''} {names} near {draws[group].mean():.3g}"
+    names = [name for name, member in zip(chains, group, strict=True) if member]
+    text = f"{_listed(names)} near {draws[group].mean():.3g}"
     return text if lp is None else f"{text} (log density {lp[group].mean():.1f})"
 
 
 def agreement(judged: Diagnostics, warmup: int) -> Check:
-    """Rank-normalised split R-hat of every element."""
+    """Rank-normalised split R-hat of every element, or nested R-hat of many short chains."""
     worst, name = _worst(judged, judged.r_hat, highest=True)
-    above = int((judged.r_hat[judged.varies] > R_HAT).sum())
-    many = f"; {above} of {len(judged.names)} above {R_HAT}" if above > 1 else ""
+    limit = judged.limits.r_hat
+    above = int((judged.r_hat[judged.varies] > limit).sum())
+    many = f"; {above} of {len(judged.names)} above {limit:.4g}" if above > 1 else ""
     draws = judged.draws.shape[2]
     longer = f"`--with draws={_nice(2 * draws)}"
     longer += f" --with warmup={_nice(2 * warmup)}`" if warmup and worst > 1.05 else "`"
+    parts = "The superchains" if judged.nested else "The chains, or the halves of one,"
     return check(
-        "r_hat",
-        not name or worst <= R_HAT,
+        "nested_r_hat" if judged.nested else "r_hat",
+        not name or worst <= limit,
         value=worst,
-        threshold=R_HAT,
-        where=f"worst R-hat {worst:.3f} at {name}{many}" if name else "",
-        meaning="The chains, or the halves of one, have not forgotten where they started: they "
-        "do not yet describe one distribution.",
+        threshold=limit,
+        where=f"worst {'nested ' * judged.nested}R-hat {worst:.3f} at {name}{many}" if name else "",
+        meaning=f"{parts} have not forgotten where they started: they do not yet describe one "
+        "distribution.",
         advice=f"Run longer: {longer}"
         + ("; if R-hat stays, look at the ranks for a stuck chain" if worst > 1.05 else ""),
     )
 
 
 def effective(judged: Diagnostics, name: str, ess: Array, more: str) -> Check:
-    """Effective sample size of every element, at least 100 per chain."""
-    threshold = ESS_PER_CHAIN * judged.draws.shape[1]
+    """Effective sample size of every element: 100 per chain, or 400 of many short chains."""
+    threshold = judged.limits.ess
     worst, element = _worst(judged, ess, highest=False)
     part = name.removeprefix("ess_")
     bulk = "means and R-hat itself" if part == "bulk" else "the ends of the intervals"
@@ -317,7 +331,7 @@ def _worst(judged: Diagnostics, values: Array, *, highest: bool) -> tuple[float,
 
 def _more_draws(judged: Diagnostics) -> str:
     """How many draws would do, or that more of the same won't."""
-    wanted = ESS_PER_CHAIN * judged.draws.shape[1]
+    wanted = judged.limits.ess
     if not judged.varies.any():
         return ""
     got = min(_worst(judged, ess, highest=False)[0] for ess in (judged.ess_bulk, judged.ess_tail))
@@ -341,6 +355,13 @@ def _unbend(story: Story, place: str) -> str:
         f"Reparameterise{spot} (a non-centred form, a prior that keeps scales off zero); if few "
         "are left, take smaller steps: `--with target_accept=0.95`"
     )
+
+
+def _listed(chains: list[str]) -> str:
+    """``chains 0, 2``, or how many where they are too many to name."""
+    if len(chains) > LISTED:
+        return f"{len(chains)} chains"
+    return f"chain{'s' * (len(chains) > 1)} {', '.join(chains)}"
 
 
 def _nice(count: float) -> int:

@@ -37,12 +37,28 @@ ENTRIES: dict[str, Entry] = {
         "Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Bayesian Analysis 16(2)",
         ("rhat", "potential scale reduction"),
     ),
+    "nested_r_hat": Entry(
+        "Nested R-hat: have many short chains forgotten where they started?",
+        "With dozens of chains each may be short, but then R-hat, which compares chains one by "
+        "one, can't tell a chain that is still near its start from one that is merely short. So "
+        "chains start in groups, the superchains: those of one group at one point, each group "
+        "elsewhere. Nested R-hat compares the spread of the groups' means with the spread within "
+        "groups, after ranking the draws, and once more on distances from the median. 1 is "
+        "perfect; it is asked to be at most 1.01, or what independent draws would reach where "
+        "there are fewer than fifty in a group. It sees what depends on the start; a place that "
+        "no group started near and no chain found it can't see.",
+        "sqrt(1 + B/W), B the variance of the superchains' means, W the mean over superchains of "
+        "the variance between their chains' means plus the mean variance within their chains; "
+        "at most max(1.01, sqrt(1 + 1/(M N) + 1e-4)) for superchains of M chains of N draws",
+        "Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari & Gelman (2024), Bayesian Analysis",
+        ("nested rhat", "superchain", "superchains"),
+    ),
     "ess_bulk": Entry(
         "Bulk ESS: how many independent draws are these worth, in the middle?",
         "Successive draws of a chain are alike, so a thousand of them may tell no more than fifty "
         "independent ones. The bulk effective sample size says how many independent draws would "
-        "give the same error of a mean. 100 per chain are asked for: with fewer, neither means "
-        "nor R-hat can be relied on.",
+        "give the same error of a mean. 100 per chain are asked for, or 400 in all of many short "
+        "chains that started in groups: with fewer, neither means nor R-hat can be relied on.",
         "ESS = M S / (1 + 2 sum_t rho_t), rho_t the autocorrelation at lag t over M split chains "
         "of S draws each, of the normal scores of the ranks, cut off by Geyer's monotone rule",
         "Vehtari et al. (2021), Bayesian Analysis 16(2); Geyer (1992), Statistical Science 7(4)",
@@ -53,7 +69,7 @@ ENTRIES: dict[str, Entry] = {
         "The ends of an interval rest on few draws, which may be more alike than those in the "
         "middle: a chain can visit a tail in one long stretch. The tail effective sample size is "
         "that of the 5 % or of the 95 % quantile, whichever is smaller. 100 per chain are asked "
-        "for; below, don't quote intervals.",
+        "for, or 400 in all of many short chains; below, don't quote intervals.",
         "min over p in {5 %, 95 %} of the ESS of the indicator x <= q_p",
         "Vehtari et al. (2021), Bayesian Analysis 16(2)",
         ("tail",),
@@ -84,7 +100,8 @@ ENTRIES: dict[str, Entry] = {
         "to the next. Where the posterior spreads over far more energies than that (heavy tails, "
         "a funnel), the chain diffuses between them and may never see the extremes. The fraction "
         "below is near 1 when each draw is free to go anywhere; under 0.3 the tails are suspect.",
-        "E-BFMI = sum_s (E_s - E_{s-1})^2 / sum_s (E_s - mean E)^2, chain by chain",
+        "E-BFMI = sum_s (E_s - E_{s-1})^2 / sum_s (E_s - mean E)^2, chain by chain; over all at "
+        "once where many are short",
         "Betancourt (2016), arXiv:1604.00695",
         ("bfmi", "energy"),
     ),

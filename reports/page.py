@@ -28,6 +28,7 @@ from storyzoo.inference.engine.method import Info, Method
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.reports.check import Check
+from storyzoo.reports.diagnostics import Limits
 from storyzoo.reports.figures import Figure, Panel, own_figures
 from storyzoo.reports.figures.approximation import approximation_figures
 from storyzoo.reports.figures.compared import aligned, forest, side_by_side
@@ -48,8 +49,6 @@ FOLDED = 270
 """Parameters that it shows on request."""
 LONGEST = 72
 """Characters of a name up to which the table shows it in full."""
-R_HAT, ESS_PER_CHAIN = 1.01, 100
-"""Beyond these a row of the table is marked, as the verdict's checks do."""
 
 SYMBOLS = {
     "trust": ("✔", "good"),
@@ -190,7 +189,7 @@ def fit_page(fit: Fitted) -> str:
         symbols=SYMBOLS,
         kind=fit.method.kind,
         parameters=parameters,
-        rows=[row_of(scalar) for scalar in parameters.scalars[: FIRST + FOLDED]],
+        rows=[row_of(s, parameters.limits) for s in parameters.scalars[: FIRST + FOLDED]],
         first=FIRST,
         percent=round(100 * INTERVAL),
         sections=sections_of(fit, parameters),
@@ -334,9 +333,11 @@ def installed(package: str) -> str:
         return "–"
 
 
-def row_of(scalar: Scalar) -> Row:
-    """A parameter in text: the mean to its MCSE, the ends of the interval to twice that."""
-    chains = scalar.draws.shape[0]
+def row_of(scalar: Scalar, limits: Limits) -> Row:
+    """A parameter in text: the mean to its MCSE, the ends of the interval to twice that.
+
+    What is beyond the limits is marked, as the verdict's checks do.
+    """
     low, high = (rounded(end, 2 * scalar.mcse) for end in (scalar.low, scalar.high))
     known = math.isfinite(scalar.sd)
     return Row(
@@ -346,11 +347,11 @@ def row_of(scalar: Scalar) -> Row:
         sd=rounded(scalar.sd, scalar.mcse),
         interval=f"{low} … {high}" if known else "–",
         r_hat=grouped(scalar.r_hat, 3),
-        r_hat_bad=scalar.r_hat > R_HAT,
+        r_hat_bad=scalar.r_hat > limits.r_hat,
         ess_bulk=grouped(scalar.ess_bulk),
-        ess_bulk_bad=scalar.ess_bulk < ESS_PER_CHAIN * chains,
+        ess_bulk_bad=scalar.ess_bulk < limits.ess,
         ess_tail=grouped(scalar.ess_tail),
-        ess_tail_bad=scalar.ess_tail < ESS_PER_CHAIN * chains,
+        ess_tail_bad=scalar.ess_tail < limits.ess,
         mcse=rounded(scalar.mcse, digits=2),
     )
 

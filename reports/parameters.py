@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from storyzoo.reports.diagnostics import diagnose
+from storyzoo.reports.diagnostics import Limits, diagnose, superchains_of
 
 if TYPE_CHECKING:
     from storyzoo.reports.page import Fitted
@@ -47,6 +47,9 @@ class Parameters:
 
     scalars: tuple[Scalar, ...]
     left_out: tuple[str, ...]
+    limits: Limits
+    nested: bool
+    """Whether R-hat is nested R-hat."""
 
     @property
     def varying(self) -> tuple[Scalar, ...]:
@@ -58,7 +61,7 @@ def parameters_of(fit: Fitted) -> Parameters:
     """Every continuous unknown; a symmetric matrix counts once."""
     posterior = fit.tree["posterior"].to_dataset()
     kept, left_out = _sites(fit, posterior)
-    found = diagnose(posterior[list(kept)])
+    found = diagnose(posterior[list(kept)], superchains=superchains_of(fit.info))
     scalars = [
         _scalar(fit.method.kind, label, draws, (r, bulk, tail, mcse))
         for label, draws, r, bulk, tail, mcse in zip(
@@ -73,7 +76,7 @@ def parameters_of(fit: Fitted) -> Parameters:
     ]
     if fit.method.kind == "draws":
         scalars.sort(key=_trouble, reverse=True)
-    return Parameters(tuple(scalars), left_out)
+    return Parameters(tuple(scalars), left_out, found.limits, found.nested)
 
 
 def _scalar(

@@ -79,6 +79,7 @@ def metrics_of(fit: Judged) -> dict[str, float]:
     named = {
         "k_hat": "k_hat",
         "r_hat": "r_hat_max",
+        "nested_r_hat": "r_hat_max",
         "ess_bulk": "ess_bulk_min",
         "ess_tail": "ess_tail_min",
     }

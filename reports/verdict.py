@@ -15,7 +15,12 @@ import xarray as xr
 from storyzoo.inference.engine.method import Info
 from storyzoo.inference.engine.psis import Loo, elpd_loo, proposal_stats
 from storyzoo.reports.check import Check, check, order_of_cause
-from storyzoo.reports.diagnostics import Diagnostics, diagnose, element_name
+from storyzoo.reports.diagnostics import (
+    Diagnostics,
+    diagnose,
+    element_name,
+    superchains_of,
+)
 from storyzoo.reports.draw_checks import checks_of_draws
 from storyzoo.reports.optimum_checks import (
     RESUME,
@@ -77,7 +82,7 @@ def judge(
     stats = tree["sample_stats"].to_dataset() if "sample_stats" in tree.children else xr.Dataset()
     notes = list(notes_of(info, kind, stats))
     if kind == "draws":
-        judged, said = _judged(tree, story)
+        judged, said = _judged(tree, story, superchains_of(info))
         notes += said
         found = list(checks_of_draws(posterior, stats, info, story, judged))
     elif kind == "approximation":
@@ -106,7 +111,7 @@ def decide(checks: Sequence[Check], kind: str) -> str:
         return {"draws": TRUST, "approximation": APPROXIMATE}.get(kind, POINT)
     only = failed[0]
     nearly = only.value is not None and only.value <= NEARLY
-    if len(failed) == 1 and only.name == "r_hat" and nearly:
+    if len(failed) == 1 and only.name in ("r_hat", "nested_r_hat") and nearly:
         return TOO_SHORT
     return DO_NOT_TRUST
 
@@ -138,7 +143,12 @@ def notes_of(info: Info, kind: str, stats: xr.Dataset) -> list[str]:
     if kind == "draws":
         if getattr(info, "one_mode", False):
             notes.append("multimodality not tested: all chains started at one mode")
-        missing = [words for name, words in RECORDED.items() if name not in stats]
+        of_one_length = hasattr(info, "trajectory_length")  # such trajectories are no trees
+        missing = [
+            words
+            for name, words in RECORDED.items()
+            if name not in stats and not (of_one_length and words == "tree depth")
+        ]
         if missing:
             notes.append(f"not checked, since the sampler records none: {', '.join(missing)}")
     elif _starts(info) == 1:
@@ -195,20 +205,21 @@ def leave_one_out(loo: Loo) -> Check:
     )
 
 
-def _judged(tree: xr.DataTree, story: Story) -> tuple[Diagnostics, list[str]]:
+def _judged(tree: xr.DataTree, story: Story, superchains: int) -> tuple[Diagnostics, list[str]]:
     """Diagnostics of what R-hat and ESS are judged on, and a note where that is a choice."""
     posterior = tree["posterior"].to_dataset()
     if not story.identified:
-        return diagnose(posterior), []
+        return diagnose(posterior, superchains=superchains), []
     groups = [posterior]
     groups += [tree[g].to_dataset() for g in ("log_likelihood",) if g in tree.children]
     for group in groups:
         known = tuple(name for name in story.identified if name in group)
         if known:
             note = f"R-hat and ESS are judged on what is identified: {', '.join(known)}"
-            return diagnose(group, known), [note]
+            return diagnose(group, known, superchains), [note]
     missing = ", ".join(story.identified)
-    return diagnose(posterior), [f"not kept: {missing}; R-hat and ESS are judged on all unknowns"]
+    note = f"not kept: {missing}; R-hat and ESS are judged on all unknowns"
+    return diagnose(posterior, superchains=superchains), [note]
 
 
 def _starts(info: Info) -> int:
@@ -217,7 +228,7 @@ def _starts(info: Info) -> int:
 
 
 def _sampled(checks: dict[str, Check]) -> str:
-    said = [checks[name].where for name in ("r_hat", "ess_bulk") if name in checks]
+    said = [checks[name].where for name in ("r_hat", "nested_r_hat", "ess_bulk") if name in checks]
     said = [text for text in said if text]
     return f": {'; '.join(said)}" if said else ""
 

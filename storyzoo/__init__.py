@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from storyzoo.errors import StoryzooError as StoryzooError
     from storyzoo.fit import Fit as Fit
     from storyzoo.inference import load_method as load_method
+    from storyzoo.inference.chees import ChEES as ChEES
     from storyzoo.inference.em import EM as EM
     from storyzoo.inference.laplace import Laplace as Laplace
     from storyzoo.inference.map import MAP as MAP
@@ -54,6 +55,7 @@ _HOMES = {
     "Pathfinder": "storyzoo.inference.pathfinder",
     "SVI": "storyzoo.inference.svi",
     "NUTS": "storyzoo.inference.nuts",
+    "ChEES": "storyzoo.inference.chees",
     "load": "storyzoo.datasets",
     "StoryzooError": "storyzoo.errors",
     "DataError": "storyzoo.errors",

@@ -1,4 +1,7 @@
-"""What the chains did: ranks, traces, the pair that shows trouble, energy."""
+"""What the chains did: ranks, traces, the pair that shows trouble, energy.
+
+Of many chains, which would cover one another, ranks show superchains and traces some chains.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from storyzoo.inference.engine.statistics import array_stats
+from storyzoo.reports.diagnostics import superchains_of
 from storyzoo.reports.figures import Figure, Key
 from storyzoo.reports.figures.svg import Canvas, colour, plain, series
 from storyzoo.reports.numbers import grouped
@@ -26,6 +30,10 @@ POINTS = 360
 """Points that a line has at most."""
 DOTS = 1000
 """Dots that a scatter of draws has at most."""
+LINES = 8
+"""Chains that are drawn as lines of their own, each in its colour."""
+RANKED = 4000
+"""Draws of many chains that are ranked at most."""
 
 Array = NDArray[np.float64]
 
@@ -36,15 +44,15 @@ def sampler_figures(fit: Fitted, scalars: Sequence[Scalar]) -> list[Figure]:
         return []
     diverging = _statistic(fit, "diverging")
     divergent = np.zeros(scalars[0].draws.shape, bool) if diverging is None else diverging > 0
-    worst = scalars[:WORST]
-    figures = [ranks(worst), traces(worst, divergent)]
+    worst, superchains = scalars[:WORST], superchains_of(fit.info)
+    figures = [ranks(worst, superchains), traces(worst, divergent)]
     if len(scalars) > 1:
         figures.append(pair(scalars[:40], divergent))
     recorded = _statistic(fit, "energy")
     if recorded is not None:
         usable = recorded[np.isfinite(recorded).all(axis=1) & (np.ptp(recorded, axis=1) > 0)]
         if len(usable) and usable.shape[1] > 2:
-            figures.append(energy(usable))
+            figures.append(energy(usable, together=superchains > 1))
     return figures
 
 
@@ -58,17 +66,23 @@ def _statistic(fit: Fitted, name: str) -> Array | None:
 # -- ranks -------------------------------------------------------------------------------------
 
 
-def ranks(scalars: Sequence[Scalar]) -> Figure:
+def ranks(scalars: Sequence[Scalar], superchains: int = 1) -> Figure:
     """Rank ΔECDF of each scalar: where each chain's draws fall among those of all chains.
 
+    Chains that started in groups, the superchains, make one line a group.
+
     The band holds all chains of 95 % of runs whose chains agree. It takes draws to be independent,
-    so each chain is first thinned to about as many as count within it (its bulk ESS).
+    so each chain is first thinned to about as many as count within it (its bulk ESS); many chains
+    further, to some thousands of draws in all.
     Source: Säilynoja, Bürkner, Vehtari (2022), Statistics and Computing 32:32.
     """
     panels = []
     chains = len(scalars[0].draws)
     for scalar in scalars:
         draws = _independent(scalar)
+        if superchains > 1:
+            step = max(1, math.ceil(draws.size / RANKED))
+            draws = draws[:, ::step].reshape(superchains, -1)
         canvas = Canvas(height=200)
         place, lines = rank_difference(draws)
         low, high = rank_band(*draws.shape)
@@ -81,20 +95,31 @@ def ranks(scalars: Sequence[Scalar]) -> Figure:
         canvas.axes.set_xlabel("fractional rank")
         canvas.axes.set_ylabel("ΔECDF")
         inside = np.all(_outside(place, lines, low, high) == 0)
-        said = "all chains stay in the band" if inside else "a chain leaves the band"
+        one = "superchain" if superchains > 1 else "chain"
+        said = f"all {one}s stay in the band" if inside else f"a {one} leaves the band"
         panels.append(canvas.panel(f"Rank ΔECDF of {scalar.label}: {said}."))
+    if superchains > 1:
+        caption = (
+            f"Ranks: each line is one of {superchains} superchains, {chains // superchains} chains "
+            "that started at one point. One that leaves the grey band (95 %, all at once) "
+            "disagrees with the others."
+        )
+        one_for_all = (Key("line", series(0), "one superchain, in any colour"),)
+        return Figure("ranks", "Do the superchains agree?", caption, tuple(panels), one_for_all)
     caption = (
         "Ranks: a line that leaves the grey band (95 %, all chains at once) is a chain that "
         "disagrees with the others."
     )
     if chains == 1:
         caption += " There is one chain only: its halves are compared."
-    return Figure("ranks", "Do the chains agree?", caption, tuple(panels), _chain_keys(chains))
+    keys = _chain_keys(range(chains))
+    return Figure("ranks", "Do the chains agree?", caption, tuple(panels), keys)
 
 
-def _chain_keys(chains: int) -> tuple[Key, ...]:
-    parts = ("first half", "second half") if chains == 1 else [f"chain {i}" for i in range(chains)]
-    return tuple(Key("line", series(i), part) for i, part in enumerate(parts[:8]))
+def _chain_keys(chains: Sequence[int]) -> tuple[Key, ...]:
+    halves = ["first half", "second half"]
+    parts = halves if len(chains) == 1 else [f"chain {chain}" for chain in chains]
+    return tuple(Key("line", series(place), part) for place, part in enumerate(parts[:LINES]))
 
 
 def _independent(scalar: Scalar) -> Array:
@@ -166,26 +191,32 @@ def _outside(place: Array, lines: Array, low: Array, high: Array) -> NDArray[np.
 
 
 def traces(scalars: Sequence[Scalar], divergent: NDArray[np.bool_]) -> Figure:
-    """Draws in order, one line a chain, with a tick below for each divergent transition."""
+    """Draws in order, one line a chain, with a tick below for each divergent transition.
+
+    Of many chains some are shown, as far apart in number as can be; ticks are those of all.
+    """
     panels = []
     chains, count = divergent.shape
     step = max(1, count // POINTS)
+    shown = np.linspace(0, chains - 1, min(chains, LINES)).round().astype(int).tolist()
     for scalar in scalars:
         canvas = Canvas(height=200)
-        for chain, line in enumerate(scalar.draws):
-            kept = line[::step]
+        for place, chain in enumerate(shown):
+            kept = scalar.draws[chain, ::step]
             canvas.axes.plot(
-                np.arange(count)[::step], kept, color=colour(series(chain)), lw=0.7, alpha=0.75
+                np.arange(count)[::step], kept, color=colour(series(place)), lw=0.7, alpha=0.75
             )
         _ticks(canvas, scalar.draws, divergent)
         canvas.axes.set_xlim(0, count)
         canvas.title(scalar.label)
         canvas.axes.set_xlabel("draw")
         panels.append(canvas.panel(f"Trace of {scalar.label}: {chains} chains of {count} draws."))
-    keys = _chain_keys(chains) if chains > 1 else (Key("line", series(0), "the chain"),)
+    keys = _chain_keys(shown) if chains > 1 else (Key("line", series(0), "the chain"),)
     caption = "Traces of the worst parameters: chains that mix look alike and wander nowhere."
     if divergent.any():
         keys = (*keys, Key("tick", "bad", "divergent transition"))
+    if len(shown) < chains:
+        caption += f" {len(shown)} of {chains} chains are shown."
     if step > 1:
         caption += f" Every {_nth(step)} draw is shown."
     return Figure("traces", "Traces", caption, tuple(panels), keys)
@@ -309,11 +340,11 @@ def _pair_caption(
 # -- energy ------------------------------------------------------------------------------------
 
 
-def energy(values: Array) -> Figure:
+def energy(values: Array, *, together: bool = False) -> Figure:
     """Energy of the draws about their mean, and its change from one draw to the next.
 
     Momentum drawn anew must be able to change the energy as much as it varies; E-BFMI is the ratio
-    of the two variances (Betancourt 2016, arXiv:1604.00695).
+    of the two variances (Betancourt 2016, arXiv:1604.00695), ``together`` over all chains.
     """
     marginal = (values - values.mean(axis=1, keepdims=True)).ravel()
     change = np.diff(values, axis=1).ravel()
@@ -327,11 +358,14 @@ def energy(values: Array) -> Figure:
     canvas.axes.set_yticks([])
     canvas.axes.spines["left"].set_visible(False)
     canvas.axes.set_xlabel("energy, nats about the mean")
-    mixing = (np.diff(values, axis=1) ** 2).mean(1) / values.var(axis=1)
-    said = ", ".join(f"{ratio:.2f}" for ratio in mixing[:8])
+    if together:
+        said = f": {(np.diff(values, axis=1) ** 2).mean() / values.var():.2f}"
+    else:
+        mixing = (np.diff(values, axis=1) ** 2).mean(1) / values.var(axis=1)
+        said = " by chain: " + ", ".join(f"{ratio:.2f}" for ratio in mixing[:8])
     caption = (
         "Energy: the narrower the dashed orange, the slower the sampler crosses the posterior. "
-        f"E-BFMI by chain: {said} (low below 0.30)."
+        f"E-BFMI{said} (low below 0.30)."
     )
     keys = (Key("line", "c0", "of the draws"), Key("dashed", "c1", "change from draw to draw"))
     return Figure("energy", "Energy", caption, (canvas.panel(caption),), keys)
