@@ -61,7 +61,7 @@ def test_a_horseshoe_leaves_the_slopes_that_matter_and_no_others() -> None:
     slopes = {}
     for story in (LinearRegression(), LinearRegression(prior="horseshoe", relevant=2.0)):
         answer = fit(story, {"x": x, "y": y}, NUTS(draws=200, warmup=300), progress=False)
-        slopes[story.prior] = answer.tree["posterior"]["beta"].values.mean((0, 1))
+        slopes[story.prior] = answer.tree["posterior"].to_dataset()["beta"].values.mean((0, 1))
     assert slopes["horseshoe"][:2] == pytest.approx([3, -2], abs=0.3)
     others = {prior: np.square(beta[2:]).sum() for prior, beta in slopes.items()}
     assert others["horseshoe"] < 0.3 * others["normal"]
