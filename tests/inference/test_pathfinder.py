@@ -27,6 +27,7 @@ from storyzoo.inference.engine.tree import draws_of
 from storyzoo.inference.pathfinder import Pathfinder, PathfinderInfo, matched, systematic
 from storyzoo.models.eight_schools import EightSchools
 from storyzoo.models.gmm import GaussianMixture
+from storyzoo.reports.optimum_checks import paths_agree
 from storyzoo.reports.verdict import Verdict, judge
 from storyzoo.story import Story
 from tests.cases import CASES, Case
@@ -154,6 +155,22 @@ def test_modes_are_weighed_by_their_mass_not_by_the_paths_that_found_them() -> N
     assert 0.1 < share < 0.4
     assert (x < 0).mean() == pytest.approx(share, abs=0.02)
     assert sum(info.shares) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("shares", "heights", "found"),
+    [
+        ([0.5, 0.5, 0.0, 0.0], [-1.0, -1.0, -9.0, -9.0], 2),
+        ([1.0, 0.0, 0.0, 0.0], [-1.0, -9.0, -9.0, -math.inf], 1),
+        ([1.0, 0.0, 0.0, 0.0], [-1.0, -1.005, 3.0, -9.0], 2),  # one mode, a poorer normal
+        ([0.9, 0.1, 0.0, 0.0], [math.inf, -2.0, math.inf, -9.0], 2),  # no top to compare
+    ],
+)
+def test_the_place_of_the_weight_must_be_found_twice(
+    shares: list[float], heights: list[float], found: int
+) -> None:
+    told = paths_agree(np.array(shares), np.array(heights))
+    assert (told.value, told.passed) == (found, found >= 2)
 
 
 # -- what is not normal --------------------------------------------------------------------

@@ -12,7 +12,13 @@ import pytest
 import xarray as xr
 from scipy.stats import norm
 
-from storyzoo.inference.engine.psis import elpd_loo, k_hat, k_threshold
+from storyzoo.inference.engine.psis import (
+    elpd_loo,
+    k_hat,
+    k_threshold,
+    pareto_weights,
+    proposal_stats,
+)
 
 N = 48
 """Observations of the normal model below."""
@@ -196,3 +202,31 @@ def test_missing_impossible_and_constant_likelihoods() -> None:
     loo = elpd_loo(likelihoods(y=y), "draws")
     assert loo is not None
     assert loo.value == -np.inf and float(loo.k_hats[2]) == np.inf
+
+
+def test_weights_that_differ_by_rounding_are_equal() -> None:
+    log_q = np.random.default_rng(0).normal(-1000.0, 1.0, size=500)
+    assert k_hat(log_q + 3.0 + 1e-12 * np.arange(500) % 7, log_q) == 0.0
+
+
+def test_pareto_weights_are_normalised_and_their_tail_is_smooth() -> None:
+    x = np.random.default_rng(0).normal(size=4000)
+    log_weights, shape = pareto_weights(norm.logpdf(x, 0.5, 1.2), norm.logpdf(x))
+    weights = np.exp(log_weights)
+    assert weights.sum() == pytest.approx(1.0)
+    assert shape == k_hat(norm.logpdf(x, 0.5, 1.2), norm.logpdf(x))
+    assert weights @ x == pytest.approx(0.5, abs=0.1)
+    plain = np.exp(norm.logpdf(x, 0.5, 1.2) - norm.logpdf(x))
+    assert weights.max() < plain.max() / plain.sum()
+
+
+def test_resampled_draws_are_judged_by_their_proposals() -> None:
+    groups = {
+        name: xr.Dataset({"lp": (("chain", "draw"), np.full((1, 3), value))})
+        for name, value in (("sample_stats", 1.0), ("proposal_stats", 2.0))
+    }
+    tree = xr.DataTree.from_dict({"posterior": xr.Dataset(), **groups})
+    assert float(proposal_stats(tree)["lp"].max()) == 2.0
+    without = xr.DataTree.from_dict({"sample_stats": groups["sample_stats"]})
+    assert float(proposal_stats(without)["lp"].max()) == 1.0
+    assert not proposal_stats(xr.DataTree()).data_vars
