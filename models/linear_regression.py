@@ -28,7 +28,8 @@ class LinearRegression(Regression):
 
     ``prior="horseshoe"`` expects a few features to matter and draws the other slopes to zero; it
     says how many are ``relevant``, or gives ``global_scale`` itself, and takes ``slab_scale`` and
-    ``slab_df`` for those that do. See ``storyzoo/models/regression.py`` for both priors.
+    ``slab_df`` for those that do. See ``storyzoo/models/regression.py`` for both priors. Its
+    posterior has narrow places: give NUTS ``--with target_accept=0.99``.
 
     ``centre`` and ``spread`` (mean_j and sd_j), ``outcome_centre`` and ``outcome_spread`` (mean_y
     and sd_y) are set from the data once, by ``scaled_to``; left unset they are 0 and 1, right for
@@ -41,10 +42,10 @@ class LinearRegression(Regression):
     everywhere and normal, so a few wild outcomes pull the line. A missing outcome is left out of
     the likelihood and can be filled in; missing features are refused.
 
-    Sites: ``alpha`` (), ``sigma`` (), ``raw`` (feature); with the horseshoe ``tau`` (), ``local``
-    (feature), ``slab`` (). Of them follow ``beta`` (feature) and ``intercept`` (), the outcome
-    where every feature is zero. Data: ``x`` (row, feature), ``y`` (row); from a table, ``y`` is
-    the column that ``--target`` names.
+    Sites: ``alpha`` (), ``sigma`` (), ``raw`` (feature); with the horseshoe ``slab`` (), and
+    ``_normal`` and ``_variance`` of ``tau`` () and ``local`` (feature). Of them follow ``beta``
+    (feature) and ``intercept`` (), the outcome where every feature is zero. Data: ``x`` (row,
+    feature), ``y`` (row); from a table, ``y`` is the column that ``--target`` names.
 
     Source: Gelman, Hill and Vehtari (2020), Regression and Other Stories, §9 and §12; Piironen and
     Vehtari (2017), Electronic Journal of Statistics 11(2).

@@ -26,7 +26,8 @@ class LogisticRegression(Regression):
 
     ``prior="horseshoe"`` expects a few features to matter and draws the other slopes to zero; it
     says how many are ``relevant``, or gives ``global_scale`` itself, and takes ``slab_scale`` and
-    ``slab_df`` for those that do. See ``storyzoo/models/regression.py`` for both priors.
+    ``slab_df`` for those that do. See ``storyzoo/models/regression.py`` for both priors. Its
+    posterior has narrow places: give NUTS ``--with target_accept=0.99``.
 
     ``centre`` and ``spread`` (mean_j and sd_j) are set from the data once, by ``scaled_to``; left
     unset they are 0 and 1, right for standardised features. Both are kept with the fit. A slope of
@@ -38,10 +39,10 @@ class LogisticRegression(Regression):
     features share their effect in ways that the data can't tell apart. A missing outcome is left
     out of the likelihood and can be filled in; missing features are refused.
 
-    Sites: ``alpha`` (), ``raw`` (feature); with the horseshoe ``tau`` (), ``local`` (feature),
-    ``slab`` (). Of them follow ``beta`` (feature) and ``intercept`` (), the log odds where every
-    feature is zero. Data: ``x`` (row, feature), ``y`` (row), zeros and ones; from a table, ``y`` is
-    the column that ``--target`` names.
+    Sites: ``alpha`` (), ``raw`` (feature); with the horseshoe ``slab`` (), and ``_normal`` and
+    ``_variance`` of ``tau`` () and ``local`` (feature). Of them follow ``beta`` (feature) and
+    ``intercept`` (), the log odds where every feature is zero. Data: ``x`` (row, feature), ``y``
+    (row), zeros and ones; from a table, ``y`` is the column that ``--target`` names.
 
     Source: Gelman, Jakulin, Pittau and Su (2008), "A weakly informative default prior distribution
     for logistic and other regression models", Annals of Applied Statistics 2(4); Piironen and

@@ -27,7 +27,8 @@ class PoissonRegression(Regression):
 
     ``prior="horseshoe"`` expects a few features to matter and draws the other slopes to zero; it
     says how many are ``relevant``, or gives ``global_scale`` itself, and takes ``slab_scale`` and
-    ``slab_df`` for those that do. See ``storyzoo/models/regression.py`` for both priors.
+    ``slab_df`` for those that do. See ``storyzoo/models/regression.py`` for both priors. Its
+    posterior has narrow places: give NUTS ``--with target_accept=0.99``.
 
     ``centre`` and ``spread`` (mean_j and sd_j) and ``log_rate``, the log of the mean count, are
     set from the data once, by ``scaled_to``; left unset they are 0, 1 and 0. All are kept with the
@@ -40,10 +41,10 @@ class PoissonRegression(Regression):
     narrow. Rows are taken to have watched for equal times. A missing outcome is left out of the
     likelihood and can be filled in; missing features are refused.
 
-    Sites: ``alpha`` (), ``raw`` (feature); with the horseshoe ``tau`` (), ``local`` (feature),
-    ``slab`` (). Of them follow ``beta`` (feature) and ``intercept`` (), the log rate where every
-    feature is zero. Data: ``x`` (row, feature), ``y`` (row), whole numbers from zero; from a table,
-    ``y`` is the column that ``--target`` names.
+    Sites: ``alpha`` (), ``raw`` (feature); with the horseshoe ``slab`` (), and ``_normal`` and
+    ``_variance`` of ``tau`` () and ``local`` (feature). Of them follow ``beta`` (feature) and
+    ``intercept`` (), the log rate where every feature is zero. Data: ``x`` (row, feature), ``y``
+    (row), whole numbers from zero; from a table, ``y`` is the column that ``--target`` names.
 
     Source: Gelman, Hill and Vehtari (2020), Regression and Other Stories, §15.2; Piironen and
     Vehtari (2017), Electronic Journal of Statistics 11(2).

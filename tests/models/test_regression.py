@@ -12,7 +12,8 @@ from scipy import stats
 
 from storyzoo.cli import main
 from storyzoo.errors import DataError, SettingError
-from storyzoo.inference.engine.target import make_target
+from storyzoo.inference.engine.simulation import Simulator
+from storyzoo.inference.engine.target import Target, make_target
 from storyzoo.models.linear_regression import LinearRegression
 from storyzoo.models.logistic_regression import LogisticRegression
 from storyzoo.models.poisson_regression import PoissonRegression
@@ -27,6 +28,8 @@ Y = {
     "logistic-regression": np.arange(20.0) % 2,
     "poisson-regression": np.arange(20.0) % 7,
 }
+
+LOGISTIC = {"x": X, "y": Y["logistic-regression"]}
 
 each = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
@@ -44,55 +47,72 @@ def scaled(kind: type[Regression], **fields: Any) -> Regression:
 
 # -- the horseshoe -----------------------------------------------------------------------------
 
+LOCAL, RAW = np.array([0.01, 0.5, 1.0, 20.0, 1e6]), np.array([1.0, -1.0, 0.5, 0.7, -0.2])
+HORSESHOE = {
+    "alpha": 1.5,
+    "sigma": 0.8,
+    "slab": 4.0,
+    "tau_normal": 0.6,
+    "tau_variance": 0.25,
+    "local_normal": LOCAL / 2,
+    "local_variance": np.full(5, 4.0),
+    "raw": RAW,
+}
+
+
+def latents_of(target: Target) -> dict[str, torch.Tensor]:
+    names = target.structure.latents
+    return {name: torch.as_tensor(HORSESHOE[name], dtype=torch.float64) for name in names}
+
 
 @each
 def test_slopes_of_the_horseshoe_by_hand(kind: type[Regression]) -> None:
-    story = scaled(kind, prior="horseshoe", relevant=2.0)
+    story = scaled(kind, prior="horseshoe", global_scale=0.2)
     target = make_target(story, arrays(kind))
-    tau, slab = 0.3, 4.0
-    local, raw = np.array([0.01, 0.5, 1.0, 20.0, 1e6]), np.array([1.0, -1.0, 0.5, 0.7, -0.2])
-    given = {"alpha": 1.5, "tau": tau, "slab": slab, "local": local, "raw": raw, "sigma": 0.8}
-    latents = {
-        n: torch.as_tensor(v, dtype=torch.float64)
-        for n, v in given.items()
-        if n in target.structure.latents
-    }
     unit = getattr(story, "outcome_spread", 1.0)
-    tau = tau * (0.8 / unit if kind is LinearRegression else 1.0)
-    truncated = np.sqrt(slab * local**2 / (slab + tau**2 * local**2))  # equation 2.8
-    beta = unit * tau * truncated * raw / X.std(0)
-    found = followed(target, latents)
+    tau = 0.2 * 0.6 * 0.5 * (0.8 / unit if kind is LinearRegression else 1.0)
+    truncated = np.sqrt(4.0 * LOCAL**2 / (4.0 + tau**2 * LOCAL**2))  # equation 2.8
+    beta = unit * tau * truncated * RAW / X.std(0)
+    found = followed(target, latents_of(target))
+    assert float(found["tau"]) == pytest.approx(0.06)
+    np.testing.assert_allclose(found["local"], LOCAL)
     np.testing.assert_allclose(found["beta"], beta, rtol=1e-12)
     assert float(found["intercept"]) == pytest.approx(1.5 - beta @ X.mean(0))
-    width = np.sqrt(slab) * unit * abs(raw) / X.std(0)
-    assert abs(beta[-1]) == pytest.approx(width[-1])  # none above the slab
+    assert abs(beta[-1]) == pytest.approx(2 * unit * 0.2 / X.std(0)[-1])  # none above the slab
 
 
 @each
 def test_priors_of_the_horseshoe_by_hand(kind: type[Regression]) -> None:
     story = scaled(kind, prior="horseshoe", global_scale=0.2, slab_scale=1.5, slab_df=3.0)
     target = make_target(story, arrays(kind))
-    values = {"tau": 0.3, "slab": 4.0, "local": np.arange(1.0, 6.0), "raw": np.linspace(-1, 1, 5)}
+    half_normal, half = stats.halfnorm(), stats.invgamma(0.5, scale=0.5)
     expected = (
-        stats.halfcauchy(scale=0.2).logpdf(0.3)
-        + stats.invgamma(1.5, scale=1.5 * 1.5**2).logpdf(4.0)
-        + stats.halfcauchy().logpdf(values["local"]).sum()
-        + stats.norm().logpdf(values["raw"]).sum()
+        stats.invgamma(1.5, scale=1.5 * 1.5**2).logpdf(4.0)
+        + half_normal.logpdf(0.6)
+        + half.logpdf(0.25)
+        + half_normal.logpdf(LOCAL / 2).sum()
+        + 5 * half.logpdf(4.0)
+        + stats.norm().logpdf(RAW).sum()
     )
-    centre = {"linear-regression": Y[kind.name].mean(), "logistic-regression": 0.0}.get(kind.name)
+    centre = {LinearRegression: Y[kind.name].mean(), LogisticRegression: 0.0}.get(kind)
     centre = story.log_rate if isinstance(story, PoissonRegression) else centre
     unit = Y[kind.name].std() if kind is LinearRegression else 1.0
-    expected += stats.norm(centre, 2.5 * unit).logpdf(1.0)
+    expected += stats.norm(centre, 2.5 * unit).logpdf(1.5)
     if kind is LinearRegression:
         expected += stats.expon(scale=unit).logpdf(0.8)
-    given = {**values, "alpha": 1.0, "sigma": 0.8}
-    latents = {
-        n: torch.as_tensor(v, dtype=torch.float64)
-        for n, v in given.items()
-        if n in target.structure.latents
-    }
     density = target.density(jacobian=False)
-    assert float(density.log_prior(density.flatten(latents))) == pytest.approx(float(expected))
+    found = density.log_prior(density.flatten(latents_of(target)))
+    assert float(found) == pytest.approx(float(expected))
+
+
+def test_scales_of_the_horseshoe_are_half_cauchy() -> None:
+    target = make_target(scaled(LogisticRegression, prior="horseshoe", global_scale=0.2), LOGISTIC)
+    simulator, rng = Simulator(target), np.random.default_rng(0)
+    drawn = [followed(target, simulator.prior(rng)) for _ in range(1000)]
+    tau = np.array([float(one["tau"]) for one in drawn])
+    local = np.concatenate([one["local"].numpy() for one in drawn])
+    assert stats.kstest(tau, stats.halfcauchy(scale=0.2).cdf).pvalue > 0.01
+    assert stats.kstest(local, stats.halfcauchy().cdf).pvalue > 0.01
 
 
 @each
