@@ -25,6 +25,7 @@ from torch.distributions.utils import probs_to_logits
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from storyzoo.inference.engine.decompositions import CHECKED, DECOMPOSITIONS, where_it_exists
 from storyzoo.inference.engine.lowering.operations import RULES
 
 Function = Callable[..., Any]
@@ -116,6 +117,13 @@ class _Recorder(TorchDispatchMode):
             raise UntraceableError(
                 "it reads the value of a tensor that depends on the unknowns (.item(), or an if)"
             )
+        if name == "_linalg_check_errors":  # NaN tells it, from where the factor was made
+            return None
+        if name in CHECKED:
+            factor, found = func(*args, **kwargs)
+            self._write(func, args, kwargs, (factor, found))
+            with self:
+                return where_it_exists(factor, found)
         if name not in RULES:
             with self:
                 answer = self._decomposed(func, args, kwargs)
@@ -127,6 +135,9 @@ class _Recorder(TorchDispatchMode):
 
     def _decomposed(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The answer by simpler operations, where there are any."""
+        name = func._schema.name.partition("::")[2]
+        if name in DECOMPOSITIONS:
+            return DECOMPOSITIONS[name](*args, **kwargs)
         if func in self._decompositions:
             return self._decompositions[func](*args, **kwargs)
         return func.decompose(*args, **kwargs)

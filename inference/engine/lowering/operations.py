@@ -64,8 +64,8 @@ Rule = Callable[..., Any]
 UNARY: dict[str, tuple[str, int]] = {
     "neg": ("(-{0})", 1),
     "abs": ("fabs({0})", 1),
-    "sign": ("(({0}>0)-({0}<0))", 2),
-    "sgn": ("(({0}>0)-({0}<0))", 2),
+    "sign": ("sign_of({0})", 2),
+    "sgn": ("sign_of({0})", 2),
     "reciprocal": ("(1.0/{0})", 4),
     "sqrt": ("sqrt({0})", 5),
     "rsqrt": ("(1.0/sqrt({0}))", 8),
@@ -97,7 +97,7 @@ UNARY: dict[str, tuple[str, int]] = {
     "round": ("nearbyint({0})", 2),
     "trunc": ("trunc({0})", 2),
     "square": ("square({0})", 1),
-    "isnan": ("({0}!={0})", 1),
+    "isnan": ("is_nan({0})", 1),
     "isinf": ("(fabs({0})==INFINITY)", 1),
     "logical_not": ("(!{0})", 1),
     "bitwise_not": ("(!{0})", 1),
@@ -119,7 +119,6 @@ SCALAR_UNARY: dict[str, tuple[str, int]] = {
 
 BINARY: dict[str, tuple[str, int]] = {
     "mul": ("({0}*{1})", 1),
-    "eq": ("({0}=={1})", 1),
     "ne": ("({0}!={1})", 1),
     "gt": ("({0}>{1})", 1),
     "ge": ("({0}>={1})", 1),
@@ -131,7 +130,7 @@ BINARY: dict[str, tuple[str, int]] = {
     "logical_or": ("(({0}!=0)|({1}!=0))", 2),
     "logical_xor": ("(({0}!=0)!=({1}!=0))", 2),
     "atan2": ("atan2({0},{1})", 20),
-    "hypot": ("sqrt({0}*{0}+{1}*{1})", 8),
+    "hypot": ("sqrt(square({0})+square({1}))", 8),
     "fmod": ("fmod({0},{1})", 20),
 }
 POWERS = {
@@ -140,20 +139,33 @@ POWERS = {
     -0.5: ("(1.0/sqrt({0}))", 8),
     0.5: ("sqrt({0})", 5),
     2.0: ("square({0})", 1),
-    3.0: ("({0}*square({0}))", 2),
+    3.0: ("cube({0})", 2),
 }
 
 
 def _unary(form: str, cost: int, vectorised: bool, b: Builder, r: Result, x: Operand) -> Array:
-    return pointwise(form, [x], r.shape, r.kind, cost, vectorised)
+    return pointwise(_as_kind(form, r.kind), [x], r.shape, r.kind, cost, vectorised)
 
 
 def _binary(form: str, cost: int, b: Builder, r: Result, x: Operand, y: Operand) -> Array:
-    return pointwise(form, [b.once(x, _size(r)), b.once(y, _size(r))], r.shape, r.kind, cost)
+    operands = [b.once(x, _size(r)), b.once(y, _size(r))]
+    return pointwise(_as_kind(form, r.kind), operands, r.shape, r.kind, cost)
+
+
+def _as_kind(form: str, kind: Kind) -> str:
+    """A form whose type is that of its result: functions give doubles, of whole numbers too."""
+    return f"((int64_t){form})" if kind == "int64_t" and form[0].isalpha() else form
 
 
 def _size(r: Result) -> int:
     return math.prod(r.shape)
+
+
+def _equal(b: Builder, r: Result, x: Operand, y: Operand) -> Array:
+    known = is_literal(x), is_literal(y)
+    if known[0] is not None and known[1] is not None:
+        return filled(r.shape, r.kind, int(known[0] == known[1]))
+    return _binary("({0}=={1})", 1, b, r, x, y)
 
 
 def _add(b: Builder, r: Result, x: Operand, y: Operand, alpha: float = 1) -> Array:
@@ -183,6 +195,10 @@ def _reverse_subtract(b: Builder, r: Result, x: Operand, y: Operand, alpha: floa
 def _divide(
     b: Builder, r: Result, x: Operand, y: Operand, rounding_mode: str | None = None
 ) -> Array:
+    shared = isinstance(y, Array) and y.kind == "double" and 4 * y.distinct <= _size(r)
+    if shared and rounding_mode is None and is_literal(y) is None:  # one division for many
+        inverse = pointwise("(1.0/{0})", [y], y.shape, "double", 4)
+        return _binary("({0}*{1})", 1, b, r, x, b.stored(inverse))
     whole = all(not isinstance(o, Array) or o.kind == "int64_t" for o in (x, y))
     quotient = "((double){0}/{1})" if whole else "({0}/{1})"
     form = quotient if rounding_mode is None else f"{rounding_mode}{quotient}"
@@ -190,7 +206,7 @@ def _divide(
 
 
 def _remainder(b: Builder, r: Result, x: Operand, y: Operand) -> Array:
-    form = "({0}-{1}*floor((double){0}/{1}))"
+    form = "whole_remainder({0},{1})" if r.kind == "int64_t" else "remainder_of({0},{1})"
     return _binary(form, 8, b, r, x, y)
 
 
@@ -237,9 +253,9 @@ def _clamp(
 ) -> Array:
     result = x
     if min is not None and min != -math.inf:
-        result = pointwise("at_least({0},{1})", [result, min], r.shape, r.kind, 1)
+        result = _binary("at_least({0},{1})", 1, b, r, result, min)
     if max is not None and max != math.inf:
-        result = pointwise("at_most({0},{1})", [result, max], r.shape, r.kind, 1)
+        result = _binary("at_most({0},{1})", 1, b, r, result, max)
     return _same(b, r, result)
 
 
@@ -469,22 +485,41 @@ def _triangle(lower: bool, b: Builder, r: Result, x: Array, shift: int = 0) -> A
 # -- looked up ---------------------------------------------------------------------------------
 
 
-def _as_places(b: Builder, indices: Sequence[Any]) -> list[Array | None]:
-    """Index arrays; a known mask is the places where it holds."""
+def _as_places(b: Builder, indices: Sequence[Any], shape: Sequence[int]) -> list[Array | None]:
+    """Index arrays, counted from the start; a known mask is the places where it holds."""
     places: list[Array | None] = []
     for index in indices:
-        if index is not None and index.values is not None and index.values.dtype.kind == "b":
+        if index is None:
+            places.append(None)
+        elif index.values is not None and index.values.dtype.kind == "b":
             places += [b.constant(found) for found in np.nonzero(index.values)]
         else:
-            places.append(index)
+            places.append(_from_start(b, index, shape[len(places)]))
     return places
+
+
+def _from_start(b: Builder, index: Array, extent: int) -> Array:
+    """Places that count from the end where they are negative, as ones that do not."""
+    if index.values is None:
+        counted = f"from_start({{0}},{extent})"
+        return _within(pointwise(counted, [index], index.shape, "int64_t", 2), extent)
+    if not index.size or index.values.min() >= 0:
+        return index
+    return b.constant(np.where(index.values < 0, index.values + extent, index.values))
+
+
+def _within(index: Array, extent: int) -> Array:
+    """Places that depend on the unknowns, kept inside: the model would have raised an error."""
+    if index.values is not None:
+        return index
+    return pointwise(f"within({{0}},{extent})", [index], index.shape, "int64_t", 2)
 
 
 def _addressed(
     b: Builder, shape: Sequence[int], indices: Sequence[Any]
 ) -> tuple[tuple[int, ...], Callable[[Indices], Indices]]:
     """Shape of ``x[indices]``, and where each of its elements lies in ``x``."""
-    places = _as_places(b, indices)
+    places = _as_places(b, indices, shape)
     places += [None] * (len(shape) - len(places))
     at = [dim for dim, place in enumerate(places) if place is not None]
     wide = np.broadcast_shapes(*(places[dim].shape for dim in at))  # type: ignore[union-attr]
@@ -555,6 +590,7 @@ def _gather(b: Builder, r: Result, x: Array, dim: int, places: Array, **_: Any) 
     dim %= x.rank
     source = b.once(x, max(_size(r), 4 * x.size)) if x.cost else x
     assert isinstance(source, Array)
+    places = _within(places, x.shape[dim])
     return view_of(source, r.shape, lambda index: _along(b, source, dim, places, index))
 
 
@@ -562,6 +598,7 @@ def _scatter(
     add: bool, b: Builder, r: Result, x: Array, dim: int, places: Array, values: Operand
 ) -> Array:
     dim %= max(x.rank, 1)
+    places = _within(places, x.shape[dim]) if x.rank else places
     at = element_of(values, places.shape)
     if isinstance(values, Array):
         values = cut_to(values, places.shape)
@@ -694,6 +731,27 @@ def _log_sum_exp(b: Builder, r: Result, x: Array, dims: Any, keep: bool = False)
     return pointwise("(log({0})+{1})", [total, b.reshaped(top, r.shape)], r.shape, r.kind, 11)
 
 
+def _softmax(b: Builder, r: Result, x: Array, dim: int, *_: Any) -> Array:
+    powers = b.stored(pointwise("exp({0})", [_below_top(b, x, dim)], x.shape, "double", 10))
+    total = b.reduce(powers, _dims(x, dim), "sum", True)
+    return pointwise("({0}/{1})", [powers, total], r.shape, r.kind, 4)
+
+
+def _log_softmax(b: Builder, r: Result, x: Array, dim: int, *_: Any) -> Array:
+    gap = _below_top(b, x, dim)
+    powers = pointwise("exp({0})", [gap], x.shape, "double", 10)
+    total = b.reduce(powers, _dims(x, dim), "sum", True)
+    logarithm = b.stored(pointwise("log({0})", [total], total.shape, "double", 10))
+    return pointwise("({0}-{1})", [gap, logarithm], r.shape, r.kind, 1)
+
+
+def _below_top(b: Builder, x: Array, dim: int) -> Array:
+    """How far every element is from the greatest along a dim."""
+    source = b.stored(x)
+    top = b.reduce(source, _dims(x, dim), "max", True)
+    return pointwise("({0}-{1})", [source, top], x.shape, "double", 1)
+
+
 def _scan(form: str, b: Builder, r: Result, x: Array, dim: int, **_: Any) -> Array:
     return b.scan(_numbers(x, r), dim, form)
 
@@ -807,6 +865,7 @@ RULES: dict[str, Rule] = {
     "bitwise_and": partial(_binary, *BINARY["logical_and"]),
     "bitwise_or": partial(_binary, *BINARY["logical_or"]),
     "bitwise_xor": partial(_binary, *BINARY["logical_xor"]),
+    "eq": _equal,
     "add": _add,
     "sub": _subtract,
     "rsub": _reverse_subtract,
@@ -882,6 +941,8 @@ RULES: dict[str, Rule] = {
     "argmax": partial(_arg_extreme, "max"),
     "argmin": partial(_arg_extreme, "min"),
     "logsumexp": _log_sum_exp,
+    "_softmax": _softmax,
+    "_log_softmax": _log_softmax,
     "cumsum": partial(_scan, "({0}+{1})"),
     "cumprod": partial(_scan, "({0}*{1})"),
     "logcumsumexp": partial(_scan, "log_add_exp({0},{1})"),

@@ -18,6 +18,9 @@ VECTOR_FORM double pow(double, double);
 #endif
 
 static inline double square(double x) { return x * x; }
+static inline double cube(double x) { return x * x * x; }
+static inline double sign_of(double x) { return (x > 0.0) - (x < 0.0); }
+static inline int64_t is_nan(double x) { return x != x; }
 static inline double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 static inline double larger(double a, double b) { return (a > b || a != a) ? a : b; }
 static inline double smaller(double a, double b) { return (a < b || a != a) ? a : b; }
@@ -25,6 +28,20 @@ static inline double at_least(double x, double low) { return x < low ? low : x; 
 static inline double at_most(double x, double high) { return x > high ? high : x; }
 static inline double finite_or_zero(double x) { return fabs(x) == INFINITY ? 0.0 : x; }
 static inline double times_log(double x, double y) { return x == 0.0 ? 0.0 : x * log(y); }
+
+static inline double remainder_of(double x, double y) {
+    const double r = fmod(x, y);
+    return r != 0.0 && (r < 0.0) != (y < 0.0) ? r + y : r;
+}
+
+static inline int64_t whole_remainder(int64_t x, int64_t y) {
+    const int64_t r = y == 0 ? 0 : x % y;
+    return r != 0 && (r < 0) != (y < 0) ? r + y : r;
+}
+
+/* Indices: one that may count from the end, one that is kept inside. */
+static inline int64_t from_start(int64_t i, int64_t n) { return i < 0 ? i + n : i; }
+static inline int64_t within(int64_t i, int64_t n) { return i < 0 ? 0 : i < n ? i : n - 1; }
 
 static inline double log_add_exp(double a, double b) {
     const double top = larger(a, b), gap = -fabs(a - b);
