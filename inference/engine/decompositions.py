@@ -18,8 +18,8 @@ Decomposition = Callable[..., Any]
 def _as_strided(
     x: Tensor, size: Sequence[int], stride: Sequence[int], offset: int | None = None
 ) -> Tensor:
-    order, flat = _in_memory(x)
-    return flat[_places(flat, size, stride, x.storage_offset() if offset is None else offset, x)]
+    _, flat = _in_memory(x)
+    return flat[_places(x, size, stride, offset)]
 
 
 def _as_strided_scatter(
@@ -30,8 +30,7 @@ def _as_strided_scatter(
     offset: int | None = None,
 ) -> Tensor:
     order, flat = _in_memory(x)
-    start = x.storage_offset() if offset is None else offset
-    written = torch.index_put(flat, (_places(flat, size, stride, start, x),), source)
+    written = torch.index_put(flat, (_places(x, size, stride, offset),), source)
     shape = [x.shape[dim] for dim in order]
     back = [order.index(dim) for dim in range(x.dim())]
     return written.reshape(shape).permute(back)
@@ -39,17 +38,18 @@ def _as_strided_scatter(
 
 def _in_memory(x: Tensor) -> tuple[list[int], Tensor]:
     """The dims in the order in which they lie in memory, and the elements in that order."""
-    order = sorted(range(x.dim()), key=lambda dim: (-x.stride(dim), -x.shape[dim]))
+    steps = x.stride()
+    order = sorted(range(x.dim()), key=lambda dim: (-steps[dim], -x.shape[dim]))
     if not x.permute(order).is_contiguous():
         raise NotImplementedError("a strided view of what is itself in pieces or repeated")
     return order, x.permute(order).reshape(-1)
 
 
-def _places(
-    flat: Tensor, size: Sequence[int], stride: Sequence[int], offset: int, x: Tensor
-) -> Tensor:
-    numbers = torch.arange(flat.numel(), device=x.device)
-    return numbers.as_strided(tuple(size), tuple(stride), offset - x.storage_offset()).clone()
+def _places(x: Tensor, size: Sequence[int], stride: Sequence[int], offset: int | None) -> Tensor:
+    """Where the elements of a strided view stand among those of ``x`` as they lie in memory."""
+    begin = 0 if offset is None else offset - int(x.storage_offset())
+    numbers = torch.arange(x.numel(), device=x.device)
+    return numbers.as_strided(list(size), list(stride), begin).clone()
 
 
 def where_it_exists(factor: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:

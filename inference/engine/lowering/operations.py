@@ -195,8 +195,11 @@ def _reverse_subtract(b: Builder, r: Result, x: Operand, y: Operand, alpha: floa
 def _divide(
     b: Builder, r: Result, x: Operand, y: Operand, rounding_mode: str | None = None
 ) -> Array:
-    shared = isinstance(y, Array) and y.kind == "double" and 4 * y.distinct <= _size(r)
-    if shared and rounding_mode is None and is_literal(y) is None:  # one division for many
+    if (
+        isinstance(y, Array)
+        and (y.kind, rounding_mode, is_literal(y)) == ("double", None, None)
+        and 4 * y.distinct <= _size(r)
+    ):  # one division for many
         inverse = pointwise("(1.0/{0})", [y], y.shape, "double", 4)
         return _binary("({0}*{1})", 1, b, r, x, b.stored(inverse))
     whole = all(not isinstance(o, Array) or o.kind == "int64_t" for o in (x, y))
