@@ -494,7 +494,7 @@ ROWS = [
     Row(beta, SHARES),
     Row(kumaraswamy, SHARES),
     Row(truncated_normal, POSITIVE),
-    Row(sphere, PAIRS),
+    Row(sphere, PAIRS, "eager", "direction_normal"),  # Pyro looks for zero vectors
     Row(logistic_normal, LABELS),
     Row(sum_to_zero, REALS),
     Row(unit_interval_by_a_transform, REALS),
@@ -639,18 +639,12 @@ def subsamples(y: Any) -> None:
         pyro.sample("y", dist.Normal(loc, 1.0), obs=y[chosen])
 
 
-def leaves_torch(y: Any) -> None:
-    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
-    rows(y, dist.Normal(torch.as_tensor(np.tanh(loc.detach().numpy())), 1.0))
-
-
 UNTRACEABLE = [
     (reads_an_item, "rate"),
     (branches_on_a_value, "loc"),
     (counts_by_a_value, "size"),
     (draws_outside_its_sites, "loc"),
     (subsamples, "row"),
-    (leaves_torch, "loc"),
 ]
 
 
