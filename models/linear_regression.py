@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyro
@@ -11,7 +12,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from storyzoo.errors import DataError
-from storyzoo.models.regression import Prior, Regression
+from storyzoo.models.regression import Regression
 from storyzoo.story import Data
 
 
@@ -51,7 +52,7 @@ class LinearRegression(Regression):
     Vehtari (2017), Electronic Journal of Statistics 11(2).
     """
 
-    prior: Prior = "normal"
+    prior: Literal["normal", "horseshoe"] = "normal"
     slope_scale: float = 2.5
     """Of the normal prior: sd of the outcome per sd of a feature."""
     intercept_scale: float = 2.5

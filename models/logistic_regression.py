@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
-from storyzoo.models.regression import Prior, Regression
+from storyzoo.models.regression import Regression
 from storyzoo.story import Data
 
 
@@ -49,7 +50,7 @@ class LogisticRegression(Regression):
     Vehtari (2017), Electronic Journal of Statistics 11(2).
     """
 
-    prior: Prior = "normal"
+    prior: Literal["normal", "horseshoe"] = "normal"
     slope_scale: float = 2.5
     """Of the normal prior: log odds per sd of a feature."""
     intercept_scale: float = 2.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pyro
@@ -11,9 +12,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from storyzoo.errors import DataError, SettingError
+from storyzoo.errors import DataError, SettingError, nearest
 from storyzoo.models.distributions.ordered import Ordered
 from storyzoo.story import Data, Story
+
+SCALES = ("inverse-gamma", "half-normal")
 
 
 @dataclass(frozen=True)
@@ -23,15 +26,19 @@ class OrderedMixture(Story):
     ::
 
         loc     ~ Normal(centre, spread) for each, with loc_1 < loc_2 < … < loc_K
-        scale_k ~ HalfNormal(spread)
+        scale_k ~ InverseGamma(3, 2 spread / K)         mean and sd are spread / K
         weight  ~ Dirichlet(concentration, …, concentration)
         z_n     ~ Categorical(weight)
         y_n     ~ Normal(loc_{z_n}, scale_{z_n})
 
     A mixture has K! equal modes, one for each way to number its components; the order of the
-    locations leaves one of them, so that a sampler's chains can be compared as they are. With
-    ``centre=0``, ``spread=2`` and ``concentration=5`` this is posteriordb's ``low_dim_gauss_mix``,
-    whose reference draws a fit can be held against.
+    locations leaves one of them, so that a sampler's chains can be compared as they are.
+
+    The prior of a scale falls to nothing at zero, where the likelihood has no bound: a component
+    on a single point, or on several that were rounded to one value. ``scales=half-normal`` says
+    ``scale_k ~ HalfNormal(spread)`` instead, which lets that happen; with ``centre=0``,
+    ``spread=2`` and ``concentration=5`` it is posteriordb's ``low_dim_gauss_mix``, whose reference
+    draws a fit can be held against.
 
     ``centre`` and ``spread`` are set to the data's mean and deviation once, by ``scaled_to``; left
     unset they are 0 and 1, right for standardised data. Both are kept with the fit.
@@ -39,9 +46,8 @@ class OrderedMixture(Story):
     When to use it, and what it can't do: for one column with a few humps, where the posterior of
     the components themselves is wanted. Order helps only where locations are clearly apart: two
     components at one place that differ in width swap roles within the posterior, and a component
-    that holds no point sits anywhere between its neighbours. A likelihood with a scale near zero
-    at a single point has no bound, and ``HalfNormal`` does not forbid it: MAP from some starts ends
-    there. For more columns, or for clusters, use ``gmm``.
+    that holds no point sits anywhere between its neighbours. For more columns, or for clusters,
+    use ``gmm``.
 
     Sites: ``loc`` (component), ``scale`` (component), ``weight`` (component); ``z`` (point),
     discrete. Data: ``y`` (point); NaN is a value that was not observed.
@@ -57,6 +63,8 @@ class OrderedMixture(Story):
     """Prior mean of the locations, units of y; ``scaled_to`` sets it to the mean of y."""
     spread: float | None = None
     """Prior scale of locations and scales, units of y; ``scaled_to`` sets it to the sd of y."""
+    scales: Literal["inverse-gamma", "half-normal"] = "inverse-gamma"
+    """Prior of the scales."""
 
     data_dims = {"y": ("point",)}
     event_dims = {"loc": ("component",), "weight": ("component",)}
@@ -67,6 +75,10 @@ class OrderedMixture(Story):
         if not isinstance(self.n_components, int) or self.n_components < 1:
             raise SettingError(
                 f"ordered-mixture: n_components={self.n_components!r} must be at least 1"
+            )
+        if self.scales not in SCALES:
+            raise SettingError(
+                f"ordered-mixture: scales={self.scales!r}: {nearest(self.scales, SCALES)}"
             )
         for name in ("concentration", "spread"):
             value = getattr(self, name)
@@ -79,11 +91,16 @@ class OrderedMixture(Story):
         spread = 1.0 if self.spread is None else self.spread
         loc = pyro.sample("loc", Ordered(dist.Normal(centre, spread).expand([k])))
         with pyro.plate("component", k):
-            scale = pyro.sample("scale", dist.HalfNormal(spread))
+            scale = pyro.sample("scale", self._scale_prior(spread))
         weight = pyro.sample("weight", dist.Dirichlet(torch.full((k,), float(self.concentration))))
         with pyro.plate("point", len(y)):
             z = pyro.sample("z", dist.Categorical(weight), infer={"enumerate": "parallel"})
             pyro.sample("y", dist.Normal(loc[z], scale[z]), obs=y)
+
+    def _scale_prior(self, spread: float) -> Any:
+        if self.scales == "half-normal":
+            return dist.HalfNormal(spread)
+        return dist.InverseGamma(torch.tensor(3.0), torch.tensor(2.0 * spread / self.n_components))
 
     def check(self, data: Data) -> None:
         """At least as many different values as components."""

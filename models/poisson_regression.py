@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
-from storyzoo.models.regression import Prior, Regression
+from storyzoo.models.regression import Regression
 from storyzoo.story import Data
 
 
@@ -50,7 +51,7 @@ class PoissonRegression(Regression):
     Vehtari (2017), Electronic Journal of Statistics 11(2).
     """
 
-    prior: Prior = "normal"
+    prior: Literal["normal", "horseshoe"] = "normal"
     slope_scale: float = 2.5
     """Of the normal prior: log rate per sd of a feature."""
     intercept_scale: float = 2.5

@@ -109,7 +109,7 @@ REFERENCES: dict[str, Reference] = {
     "eight_schools": Reference("eight_schools-eight_schools_noncentered", EightSchools(), _schools),
     "low_dim_gauss_mix": Reference(
         "low_dim_gauss_mix-low_dim_gauss_mix",
-        OrderedMixture(n_components=2, centre=0.0, spread=2.0, concentration=5.0),
+        OrderedMixture(centre=0.0, spread=2.0, concentration=5.0, scales="half-normal"),
         _mixture,
     ),
     "hmm_example": Reference("hmm_example-hmm_example", TwoLevels()),

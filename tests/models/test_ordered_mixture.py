@@ -27,12 +27,15 @@ def target(n_components: int = 2, y: np.ndarray = Y, **fields: Any) -> Target:
     return make_target(story.scaled_to({"y": torch.as_tensor(y)}), {"y": y})
 
 
-def test_log_prior_by_hand() -> None:
-    density = target(centre=1.0, spread=2.0, concentration=5.0).density(jacobian=False)
+@pytest.mark.parametrize("scales", ["inverse-gamma", "half-normal"])
+def test_log_prior_by_hand(scales: str) -> None:
+    made = target(centre=1.0, spread=2.0, concentration=5.0, scales=scales)
+    density = made.density(jacobian=False)
+    priors = {"inverse-gamma": stats.invgamma(3, scale=2.0), "half-normal": stats.halfnorm(scale=2)}
     loc, scale, weight = np.array([1.5, 5.0]), np.array([0.2, 0.8]), np.array([0.3, 0.7])
     expected = (
         stats.norm(1, 2).logpdf(loc).sum()
-        + stats.halfnorm(scale=2).logpdf(scale).sum()
+        + priors[scales].logpdf(scale).sum()
         + stats.beta(5, 5).logpdf(0.3)
     )
     point = {"loc": loc, "scale": scale, "weight": weight}
@@ -67,7 +70,27 @@ def test_the_mode_tells_one_species_from_the_two_others() -> None:
     found = tree["posterior"].to_dataset()
     np.testing.assert_allclose(found["loc"].values[0, 0], [1.462, 4.906], atol=0.01)
     assert float(found["weight"].values[0, 0, 0]) == pytest.approx(1 / 3, abs=0.02)
-    np.testing.assert_allclose(found["scale"].values[0, 0], [0.172, 0.82], atol=0.01)
+    np.testing.assert_allclose(found["scale"].values[0, 0], [0.172, 0.82], atol=0.02)
+
+
+def test_a_component_on_values_rounded_to_one_is_no_mode() -> None:
+    """Under the half-normal the density rises without bound as the scale of one goes to zero."""
+    rising = {}
+    for scales in ("inverse-gamma", "half-normal"):
+        density = target(scales=scales).density(jacobian=False)
+        rising[scales] = [
+            float(density(density.flatten(point)))
+            for scale in (1e-2, 1e-4, 1e-8)
+            for point in [
+                {
+                    "loc": torch.tensor([3.0, 4.5]),
+                    "scale": torch.tensor([2.0, scale]),
+                    "weight": torch.tensor([0.9, 0.1]),
+                }
+            ]
+        ]
+    assert rising["half-normal"] == sorted(rising["half-normal"])
+    assert rising["inverse-gamma"] == sorted(rising["inverse-gamma"], reverse=True)
 
 
 @pytest.mark.parametrize(
@@ -75,12 +98,14 @@ def test_the_mode_tells_one_species_from_the_two_others() -> None:
     [
         ({"n_components": 0}, "n_components=0 must be at least 1"),
         ({"concentration": 0.0}, "concentration=0.0 must be above zero"),
+        ({"scales": "half-norm"}, "scales='half-norm': did you mean 'half-normal'?"),
         ({"spread": -1.0}, "spread=-1.0 must be above zero"),
     ],
 )
 def test_impossible_fields_are_refused(fields: dict[str, Any], said: str) -> None:
-    with pytest.raises(SettingError, match=said):
+    with pytest.raises(SettingError) as caught:
         OrderedMixture(**fields)
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(
