@@ -132,7 +132,10 @@ TELLINGS: dict[str, Telling] = {
         lambda data: EightSchools(), ("effect", "stderr"), to_parameters=_with_theta
     ),
     "gauss_mix": Telling(
-        lambda data: OrderedMixture(centre=0.0, spread=2.0), ("y",), _with_weight, _with_share
+        lambda data: OrderedMixture(centre=0.0, spread=2.0, scales="half-normal"),
+        ("y",),
+        _with_weight,
+        _with_share,
     ),
     "logistic": Telling(lambda data: LogisticRegression(), ("x", "y"), _with_raw, _with_slopes),
     "gmm": Telling(_clouds, ("y",)),
