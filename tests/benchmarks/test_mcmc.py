@@ -213,7 +213,22 @@ def test_our_side_answers_jobs(tmp_path: Path, mirror: Path) -> None:
     assert "nowhere" in failed["error"]
 
 
-def test_cpu_time_counts_children() -> None:
+WORK = "print(sum(range(5_000_000)), flush=True)"
+
+
+def test_cpu_time_counts_children_that_have_ended() -> None:
     before = cpu_seconds()
-    subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
+    subprocess.run([sys.executable, "-c", WORK], check=True, capture_output=True)
     assert cpu_seconds() - before > 0.02
+
+
+def test_cpu_time_counts_children_that_live() -> None:
+    before = cpu_seconds()
+    script = f"{WORK}; input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert cpu_seconds() - before > 0.02
+        child.communicate("\n")
