@@ -52,6 +52,13 @@ def _places(x: Tensor, size: Sequence[int], stride: Sequence[int], offset: int |
     return numbers.as_strided(list(size), list(stride), begin).clone()
 
 
+def _broadcast_in_dim(x: Tensor, shape: Sequence[int], dims: Sequence[int]) -> Tensor:
+    own = [1] * len(shape)
+    for dim, size in zip(dims, x.shape, strict=True):
+        own[dim] = size
+    return x.reshape(own).expand(list(shape))
+
+
 def where_it_exists(factor: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
     """A factor or inverse, NaN for the matrices of a stack that have none."""
     return torch.where((found == 0)[..., None, None], factor, torch.nan), found
@@ -64,5 +71,6 @@ DECOMPOSITIONS: dict[str, Decomposition] = {
     "as_strided": _as_strided,
     "as_strided_copy": _as_strided,
     "as_strided_scatter": _as_strided_scatter,
+    "broadcast_in_dim": _broadcast_in_dim,
 }
 """By the name of the operation."""

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, fx
-from torch._decomp import core_aten_decompositions
+from torch._decomp import core_aten_decompositions, decomposition_table
 from torch.distributions.utils import probs_to_logits
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -34,6 +34,7 @@ MOST_OPERATIONS = 200_000
 """Operations above which a graph is no use: a loop that was written out."""
 
 _READS_A_VALUE = {"_local_scalar_dense", "item", "equal", "is_nonzero"}
+_SHAPED_BY_VALUES = {"nonzero", "masked_select", "_unique2", "unique_consecutive", "unique_dim"}
 
 
 class UntraceableError(Exception):
@@ -97,7 +98,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._graph = fx.Graph()
         self._module = fx.GraphModule({}, self._graph)
-        self._decompositions = core_aten_decompositions()
+        self._decompositions = {**decomposition_table, **core_aten_decompositions()}
         self._nodes: dict[int, fx.Node] = {id(point): self._graph.placeholder("q")}
         self._constants: dict[int, fx.Node] = {}
         self._kept: list[Any] = [point]  # so that no tensor's id is given to another
@@ -124,6 +125,10 @@ class _Recorder(TorchDispatchMode):
             self._write(func, args, kwargs, (factor, found))
             with self:
                 return where_it_exists(factor, found)
+        if name in _SHAPED_BY_VALUES or (name == "index" and self._by_mask(args[1])):
+            raise UntraceableError(
+                f"the shape of what it computes depends on the unknowns ({name})"
+            )
         if name not in RULES:
             with self:
                 answer = self._decomposed(func, args, kwargs)
@@ -132,6 +137,13 @@ class _Recorder(TorchDispatchMode):
         answer = func(*args, **kwargs)
         self._write(func, args, kwargs, answer)
         return answer
+
+    def _by_mask(self, indices: Any) -> bool:
+        """Whether an index is a mask that depends on the input."""
+        return any(
+            isinstance(i, Tensor) and i.dtype == torch.bool and id(i) in self._nodes
+            for i in indices
+        )
 
     def _decomposed(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The answer by simpler operations, where there are any."""
@@ -147,6 +159,8 @@ class _Recorder(TorchDispatchMode):
         return any(isinstance(x, Tensor) and id(x) in self._nodes for x in flat)
 
     def _write(self, func: Any, args: Any, kwargs: Any, answer: Any) -> None:
+        if torch.Tag.inplace_view in func.tags:  # on what an operation has just made
+            func = _out_of_place(func)
         args, kwargs = self._as_nodes((args, kwargs))
         node = self._same_as_before(func, args, kwargs)
         if len(self._known) > MOST_OPERATIONS:
@@ -189,6 +203,12 @@ class _Recorder(TorchDispatchMode):
         self._graph.eliminate_dead_code()
         self._module.recompile()
         return self._module
+
+
+def _out_of_place(func: Any) -> Any:
+    """The operation that leaves its operand as it is, of one like ``squeeze_``."""
+    packet = getattr(torch.ops.aten, func._schema.name.partition("::")[2].removesuffix("_"))
+    return getattr(packet, func._overloadname)
 
 
 def _bare(value: Any) -> Any:

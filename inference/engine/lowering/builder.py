@@ -484,7 +484,7 @@ class Builder:
 
     def place_in(self, array: Array, index: Indices, extent: int) -> Index:
         """The index that an integer array names, as an affine one where its values allow."""
-        if array.values is not None:
+        if array.values is not None and array.size:
             known = _affine(array.values, index, extent)
             if known is not None:
                 return known

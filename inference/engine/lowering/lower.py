@@ -13,7 +13,12 @@ from torch import Tensor, fx
 from storyzoo.inference.engine.lowering.buffer import Buffer, Kind
 from storyzoo.inference.engine.lowering.builder import CHEAP, LONGEST, Builder
 from storyzoo.inference.engine.lowering.emit import emit
-from storyzoo.inference.engine.lowering.operations import RULES, MissingOperation, Result
+from storyzoo.inference.engine.lowering.operations import (
+    RULES,
+    MissingOperation,
+    Result,
+    put_where,
+)
 from storyzoo.inference.engine.lowering.schedule import schedule
 from storyzoo.inference.engine.lowering.symbolic import Array, of_buffer
 
@@ -82,6 +87,8 @@ def _lowered(
     rule = RULES.get(name)
     if rule is None:
         raise MissingOperation(f"{name} has no form in C yet")
+    if _is_masked(node, arrays, values):
+        rule = put_where
     builder.title = f"{node.name} = {name}"
 
     def operand(n: fx.Node) -> Any:
@@ -92,6 +99,29 @@ def _lowered(
     kwargs = {k: v for k, v in fx.node.map_arg(node.kwargs, operand).items() if k not in LAYOUT}
     result = rule(builder, _result(values[node], node), *args, **kwargs)
     return _settled(builder, node, result)
+
+
+def _is_masked(node: fx.Node, arrays: dict[fx.Node, Any], values: dict[fx.Node, Any]) -> bool:
+    """Whether something is put where a mask holds that is not known beforehand.
+
+    Raises MissingOperation for any other use of such a mask.
+    """
+    if _name(node) not in ("index", "index_put", "_unsafe_index", "_unsafe_index_put"):
+        return False
+    indices = node.args[1]
+    assert isinstance(indices, list | tuple)
+    masks = [
+        index
+        for index in indices
+        if isinstance(index, fx.Node)
+        and values[index].dtype == torch.bool
+        and arrays[index].values is None
+    ]
+    if not masks:
+        return False
+    if "put" in _name(node) and len(indices) == 1 and values[node.args[2]].numel() == 1:  # type: ignore[index]
+        return True
+    raise MissingOperation("an index by a mask that depends on the unknowns has no form in C")
 
 
 LAYOUT = {"layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit"}
@@ -132,8 +162,10 @@ def _result(value: Any, node: fx.Node) -> Result:
 
 
 def _numbers(value: Tensor) -> np.ndarray:
-    _kind(value)
-    return value.detach().cpu().numpy()
+    if value.dtype.is_complex:
+        raise MissingOperation("complex numbers")
+    known = value.detach().cpu()  # single precision, known: exact in double
+    return (known.double() if value.dtype.is_floating_point else known).numpy()
 
 
 def _outputs(

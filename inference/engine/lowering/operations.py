@@ -112,6 +112,9 @@ SCALAR_UNARY: dict[str, tuple[str, int]] = {
     "special_ndtri": ("inverse_normal({0})", 40),
     "special_log_ndtr": ("log_normal_cdf({0})", 40),
     "special_erfcx": ("scaled_erfc({0})", 40),
+    "i0": ("bessel_0({0})", 60),
+    "special_i0": ("bessel_0({0})", 60),
+    "special_i1": ("bessel_1({0})", 60),
     "special_i0e": ("scaled_bessel_0({0})", 40),
     "special_i1e": ("scaled_bessel_1({0})", 40),
 }
@@ -291,8 +294,8 @@ def _fill(value: float, b: Builder, r: Result, *_: Any, **__: Any) -> Array:
     return filled(r.shape, r.kind, value)
 
 
-def _full(b: Builder, r: Result, like: Any, value: Operand, *_: Any, **__: Any) -> Array:
-    return _same(b, r, value)
+def _full(b: Builder, r: Result, *told: Any, **__: Any) -> Array:
+    return _same(b, r, told[-1])  # after the shape, or the array whose shape is meant
 
 
 def _scalar(b: Builder, r: Result, value: float, *_: Any, **__: Any) -> Array:
@@ -574,6 +577,15 @@ def _index_put(
     return b.scatter(x, expand(values, shape), back, add=accumulate)
 
 
+def put_where(
+    b: Builder, r: Result, x: Array, masks: Sequence[Array], value: Array, *_: Any
+) -> Array:
+    """``x`` with one number put where a mask over its first dims holds."""
+    (mask,) = masks
+    mask = b.reshaped(mask, (*mask.shape, *(1,) * (x.rank - mask.rank)))
+    return _where(b, r, mask, b.reshaped(value, ()), x)
+
+
 def _index_select(b: Builder, r: Result, x: Array, dim: int, places: Array) -> Array:
     return _index(b, r, x, [None] * (dim % x.rank) + [b.reshaped(places, (places.size,))])
 
@@ -660,9 +672,10 @@ def _variance(
     r: Result,
     x: Array,
     dims: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
     *,
     correction: float | None = None,
-    keepdim: bool = False,
 ) -> Array:
     over, x = _dims(x, dims), b.stored(x)
     total = b.reduce(x, over, "sum", True)
@@ -670,7 +683,7 @@ def _variance(
     centre = b.stored(pointwise("({0}/{1})", [total, count], total.shape, "double", 4))
     gap = pointwise("square({0}-{1})", [x, centre], x.shape, "double", 2)
     squares = b.reduce(gap, over, "sum", keepdim)
-    left = count - (1.0 if correction is None else float(correction))
+    left = count - (float(unbiased) if correction is None else float(correction))
     return pointwise("({0}/{1})", [squares, left], r.shape, r.kind, 4)
 
 

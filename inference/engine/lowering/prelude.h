@@ -136,6 +136,28 @@ static inline double log_normal_cdf(double x) {
     return log(0.5 * scaled_erfc(-x * M_SQRT1_2)) - 0.5 * x * x;
 }
 
+/* exp(-|x|) I_n(x) for n of 0 and 1: the power series, all of one sign, then the asymptotic one
+   (Abramowitz and Stegun, 9.6.10 and 9.7.1). */
+static inline double scaled_bessel(int n, double x) {
+    const double size = fabs(x), mu = 4.0 * n * n;
+    double term = 1.0, sum = 1.0;
+    if (size < 20.0) {
+        for (int k = 1; k < 100 && term > 1e-17 * sum; ++k)
+            sum += term *= 0.25 * x * x / ((double)k * (k + n));
+        sum *= exp(-size) * (n ? 0.5 * size : 1.0);
+    } else {
+        for (int k = 1; k < 30 && fabs(term) > 1e-17; ++k)
+            sum += term *= ((2.0 * k - 1.0) * (2.0 * k - 1.0) - mu) / (8.0 * k * size);
+        sum /= sqrt(2.0 * M_PI * size);
+    }
+    return n && x < 0.0 ? -sum : sum;
+}
+
+static inline double scaled_bessel_0(double x) { return scaled_bessel(0, x); }
+static inline double scaled_bessel_1(double x) { return scaled_bessel(1, x); }
+static inline double bessel_0(double x) { return exp(fabs(x)) * scaled_bessel(0, x); }
+static inline double bessel_1(double x) { return exp(fabs(x)) * scaled_bessel(1, x); }
+
 /* -- stacks of small matrices in row-major order ------------------------------------------- */
 
 /* Lower factor L of A = L L'; all NaN where A is not positive definite. */
