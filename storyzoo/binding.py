@@ -33,6 +33,8 @@ class Bound:
     dataset: Dataset | None = None
     notes: tuple[str, ...] = ()
     """What the user should know: columns left out."""
+    target: str | None = None
+    """The column that was taken for the outcome, where one was named."""
 
     @property
     def standardised(self) -> Standardised | None:
@@ -79,7 +81,7 @@ def bind(
     coords = _coords(story, found.values)
     digest = fingerprint({key: np.asarray(value) for key, value in arrays.items()})
     dataset = data if isinstance(data, Dataset) else None
-    return Bound(arrays, coords, name, digest, found.columns, dataset, found.notes)
+    return Bound(arrays, coords, name, digest, found.columns, dataset, found.notes, found.target)
 
 
 @dataclass
@@ -89,6 +91,8 @@ class _Found:
     values: dict[str, Any]
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    target: str | None = None
+    """The column that was taken for the outcome, where one was named."""
 
 
 # -- from a table ------------------------------------------------------------------------------
@@ -116,7 +120,7 @@ def _from_table(story: Story, name: str, table: pd.DataFrame, target: str | None
     order = [key for key in story.arguments() if key in chosen]
     values = {key: _take(story, table, key, chosen[key]) for key in order}
     notes = (f"{name}: {story.name} takes no column {_listed(rest)}",) if rest else ()
-    return _Found(values, chosen, notes)
+    return _Found(values, chosen, notes, target)
 
 
 def _by_name(story: Story, columns: Sequence[str], target: str | None) -> dict[str, str]:

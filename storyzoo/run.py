@@ -82,7 +82,7 @@ def fit(
     method = load_method(method)() if isinstance(method, str) else method
     task = prepare(story, data, holdout=holdout, device=device, target=target)
     refuse(method, task)
-    return fit_task(task, method, seed, out, holdout, target, resume=resume, progress=progress)
+    return fit_task(task, method, seed, out, holdout, resume=resume, progress=progress)
 
 
 def prepare(
@@ -142,9 +142,7 @@ def refuse(method: Method, task: Task) -> None:
         raise RefusedError(f"{method.name} can't fit {task.story.name}: {reason}")
 
 
-def describe(
-    task: Task, method: Method, seed: int, holdout: float | None, target: str | None
-) -> dict[str, Any]:
+def describe(task: Task, method: Method, seed: int, holdout: float | None) -> dict[str, Any]:
     """All that goes into a run, as ``fit.json`` keeps it."""
     return {
         "format": FORMAT,
@@ -152,7 +150,7 @@ def describe(
         "data": {
             "name": task.bound.name,
             "sha256": task.bound.sha256,
-            "target": target,
+            "target": task.bound.target,
             "standardised": describe_units(task.units),
             "rows": task.train.n_examples,
             "heldout_rows": 0 if task.test is None else task.test.n_examples,
@@ -171,13 +169,12 @@ def fit_task(
     seed: int,
     out: str | Path | None,
     holdout: float | None,
-    target: str | None,
     *,
     resume: bool = False,
     progress: bool = True,
 ) -> Fit:
     """Run a method on a prepared task; see :func:`fit`."""
-    description = describe(task, method, seed, holdout, target)
+    description = describe(task, method, seed, holdout)
     if out is None:
         return _fitted(task, method, seed, description, None, progress)
     files = RunFolder(Path(out))
@@ -307,7 +304,7 @@ def compare(
         raise RefusedError("; ".join(refused))
     folder = None if out is None else _compare_folder(Path(out))
     fits = []
-    for plan, answer in run_all(plans, seed, folder, target, jobs, progress):
+    for plan, answer in run_all(plans, seed, folder, jobs, progress):
         if isinstance(answer, Fit):
             fits.append(answer)
         else:
@@ -366,13 +363,12 @@ def run_all(
     plans: Sequence[Plan],
     seed: int,
     folder: Path | None,
-    target: str | None,
     jobs: int,
     progress: bool,
 ) -> Iterator[tuple[Plan, Fit | StoryzooError]]:
     """Every plan with its fit, or with the error that stopped it, in order."""
     if jobs > 1 and folder is not None and hasattr(os, "fork"):
-        _run_beside(plans, seed, folder, target, jobs)
+        _run_beside(plans, seed, folder, jobs)
     for plan in plans:
         out = None if folder is None else folder / plan.label
         resume = out is not None and RunFolder(out).description.exists()
@@ -385,7 +381,6 @@ def run_all(
                     seed,
                     out,
                     None,
-                    target,
                     resume=resume,
                     progress=progress,
                 ),
@@ -394,9 +389,7 @@ def run_all(
             yield plan, error
 
 
-def _run_beside(
-    plans: Sequence[Plan], seed: int, folder: Path, target: str | None, jobs: int
-) -> None:
+def _run_beside(plans: Sequence[Plan], seed: int, folder: Path, jobs: int) -> None:
     """Fit several plans at once, each in a process of its own that writes its run folder.
 
     What a process leaves unfinished or refuses is met again, with its message, by the caller.
@@ -407,7 +400,7 @@ def _run_beside(
     while waiting or running:
         while waiting and len(running) < jobs:
             process = context.Process(
-                target=_fit_alone, args=(waiting.pop(0), seed, folder, target), daemon=False
+                target=_fit_alone, args=(waiting.pop(0), seed, folder), daemon=False
             )
             process.start()
             running.append(process)
@@ -415,11 +408,11 @@ def _run_beside(
         running = [process for process in running if process.is_alive()]
 
 
-def _fit_alone(plan: Plan, seed: int, folder: Path, target: str | None) -> None:
+def _fit_alone(plan: Plan, seed: int, folder: Path) -> None:
     """The body of one process; its answer is the run folder."""
     torch.set_num_threads(1)
     with contextlib.suppress(StoryzooError):
-        fit_task(plan.task, plan.method, seed, folder / plan.label, None, target, progress=False)
+        fit_task(plan.task, plan.method, seed, folder / plan.label, None, progress=False)
 
 
 def compared(

@@ -7,7 +7,8 @@ Discrete sites are summed out. One object serves MAP, Laplace, NUTS and the diag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from storyzoo.inference.engine.factors import (
     slice_examples,
     slice_local,
 )
+from storyzoo.inference.engine.functional import functional_pyro
 from storyzoo.inference.engine.ladder import Ladder, Rung
 from storyzoo.inference.engine.missing import ObservedMessenger, runnable
 from storyzoo.inference.engine.native import Native
@@ -275,8 +277,10 @@ class LogDensity:
         ladder: Ladder = self._compiled["ladder"]
         return ladder
 
-    def _running(self) -> Any:
-        return defaults(self.dtype, self.device)
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        with defaults(self.dtype, self.device), functional_pyro():
+            yield
 
     def _at(self, name: str, q: Tensor) -> Any:
         """A function at one point: the graph where there is one, else the model itself."""
@@ -307,24 +311,35 @@ class LogDensity:
 
     def _mapped(self, name: str, q: Tensor) -> Any:
         """A function at many points: a graph over a block of points at once, or one by one."""
-        function = self._function(name)
-        if not isinstance(function, torch.fx.GraphModule):
+        return self._by_blocks(name, self._function(name), q)
+
+    def _by_blocks(self, name: str, function: Callable[..., Any], q: Tensor) -> Any:
+        mapped = self._block_function(name, function)
+        if mapped is None:
             with self._running():
                 return _stacked([function(row) for row in q])
-        return self._by_blocks(name, function, q)
-
-    def _by_blocks(self, name: str, graph: torch.fx.GraphModule, q: Tensor) -> Any:
         size = self._block()
         padding = -len(q) % size
         blocks = torch.cat([q, q[-1:].expand(padding, -1)]).split(size)
-        if f"{name}:block" not in self._compiled:
-            with self._running():
-                mapped = trace_function(torch.vmap(graph), blocks[:1])
-            self._compiled[f"{name}:block"] = mapped
-        answers = [self._compiled[f"{name}:block"](block) for block in blocks]
+        answers = [mapped(block) for block in blocks]
         if isinstance(answers[0], tuple | list):
             return tuple(torch.cat(column)[: len(q)] for column in zip(*answers, strict=True))
         return torch.cat(answers)[: len(q)]
+
+    def _block_function(self, name: str, function: Callable[..., Any]) -> Callable[..., Any] | None:
+        """A function over a block of points; None where it is no graph, or can't be mapped."""
+        if not isinstance(function, torch.fx.GraphModule):
+            return None
+        key = f"{name}:block"
+        if key not in self._compiled:
+            block = torch.stack(self._spread(generator_of(0), [0.5] * self._block()))
+            try:
+                with self._running():
+                    self._compiled[key] = trace_function(torch.vmap(function), [block])
+            except UntraceableError:  # what a graph may do to one point can depend on the point
+                self._compiled[key] = None
+        mapped: Callable[..., Any] | None = self._compiled[key]
+        return mapped
 
     def _block(self) -> int:
         """Points evaluated at once: what keeps a block of a wide story within some megabytes."""

@@ -116,7 +116,7 @@ def trace_priors(trace: Trace, structure: Structure) -> tuple[Tensor, Tensor]:
     total, by_example = torch.zeros(()), torch.zeros(1)
     for name, site in structure.latents.items():
         node = trace.nodes[name]
-        log_prob = node["fn"].log_prob(node["value"])
+        log_prob = scale_and_mask(node["fn"].log_prob(node["value"]), node["scale"], node["mask"])
         if site.local:
             by_example = by_example + _by_example(log_prob, node, structure)
         else:
@@ -157,7 +157,7 @@ def slice_local(latents: Latents, structure: Structure, index: Tensor) -> dict[s
 def site_log_probs(trace: Trace) -> dict[str, Tensor]:
     """Log-probability of every stochastic site, in its batch shape (enumeration dims leftmost)."""
     return {
-        name: scale_and_mask(node["fn"].log_prob(node["value"]), mask=node["mask"])
+        name: scale_and_mask(node["fn"].log_prob(node["value"]), node["scale"], node["mask"])
         for name, node in trace.nodes.items()
         if node["type"] == "sample"
         and not poutine.util.site_is_subsample(node)

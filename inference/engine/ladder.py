@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from storyzoo.errors import StoryError
 from storyzoo.inference.engine.lowering.compiler import CompilerError, find_compiler
 from storyzoo.inference.engine.lowering.operations import MissingOperation
 from storyzoo.inference.engine.native import Native, make_native
@@ -55,9 +56,13 @@ class Ladder:
     native: Native | None = None
     graph: fx.GraphModule | None = None
     _scripted: Function | None = None
+    _failure: str = ""
+    """What the model said where it failed, in one line."""
 
     def __post_init__(self) -> None:
         expected = [self._expected(point) for point in self.points]
+        if self._failure and all(pair is None for pair in expected):
+            raise StoryError(f"the model's density and gradient can't be had: {self._failure}")
         try:
             with self.running():
                 self.graph = trace(self.function, self.points[0])
@@ -85,6 +90,9 @@ class Ladder:
             return False
         except UntraceableError as reason:
             self.notes.append(f"machine code is not used: {reason}")
+            return False
+        except Exception as error:  # a fault of the lowering must not cost the user the fit
+            self.notes.append(f"no machine code: {type(error).__name__}: {error}")
             return False
         if native.library.note:
             self.notes.append(native.library.note)
@@ -136,7 +144,8 @@ class Ladder:
             try:
                 with self.running():
                     gradient, value = self.function(q)
-            except RuntimeError:  # a matrix that is not definite
+            except RuntimeError as error:  # a matrix that is not definite, mostly
+                self._failure = " ".join(str(error).split())[:200]
                 return None
             answers.append((gradient.detach(), value.detach()))
         steady = all(difference(a, b) <= STEADY for a, b in zip(*answers, strict=True))

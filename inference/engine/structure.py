@@ -166,6 +166,7 @@ def structure_of(
     DataError where it can't be run on these data.
     """
     trace = _first_run(story, data)
+    _refuse_scaled_labels(story, trace)
     frames = {
         frame.name: frame
         for site in trace.nodes.values()
@@ -202,6 +203,25 @@ def _first_run(story: Story, data: Data) -> Any:
         raise StoryError(
             f"{story.name}: the model fails on these data ({type(error).__name__}: {reason})"
         ) from error
+
+
+def _refuse_scaled_labels(story: Story, trace: Any) -> None:
+    """Raise StoryError for ``poutine.scale`` beside discrete sites.
+
+    The factor would land inside the sum over them: ``log sum exp`` of scaled terms.
+    """
+    nodes = {
+        name: node
+        for name, node in trace.nodes.items()
+        if node["type"] == "sample" and not poutine.util.site_is_subsample(node)
+    }
+    discrete = [n for n, v in nodes.items() if not v["is_observed"] and v["fn"].support.is_discrete]
+    for name, node in nodes.items():
+        if discrete and not (isinstance(node["scale"], int | float) and node["scale"] == 1):
+            raise StoryError(
+                f"{story.name}: poutine.scale around '{name}' can't be combined with the discrete "
+                f"site '{discrete[0]}', which is summed out: repeat the rows, or write `marginal`"
+            )
 
 
 def _run(story: Story, data: Data) -> Any:

@@ -1,0 +1,36 @@
+"""Pyro where functional transforms can pass through it; only within a context manager.
+
+Pyro's safe logarithm is an autograd function of the old form, which neither ``torch.func.grad``
+nor a trace can enter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from pyro.distributions import coalescent, hmm
+from pyro.ops.einsum import torch_log
+from torch import Tensor
+
+_USERS = (hmm, torch_log, coalescent)
+"""Modules of Pyro's that took the safe logarithm by name."""
+
+
+@contextmanager
+def functional_pyro() -> Iterator[None]:
+    """Within it, Pyro's safe logarithm is one of plain operations."""
+    before = [module.safe_log for module in _USERS]
+    for module in _USERS:
+        module.safe_log = _safe_log
+    try:
+        yield
+    finally:
+        for module, original in zip(_USERS, before, strict=True):
+            module.safe_log = original
+
+
+def _safe_log(x: Tensor) -> Tensor:
+    """``log max(x, tiny)``: of zero a large negative number, whose gradient is zero."""
+    return x.clamp(min=torch.finfo(x.dtype).tiny).log()
