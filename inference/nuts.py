@@ -34,7 +34,7 @@ from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, requir
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.resume import fingerprint
 from storyzoo.inference.engine.rows import divergences, evaluations, most_draws, statistics
-from storyzoo.inference.engine.samplers import Conduct, choose_sampler
+from storyzoo.inference.engine.samplers import Conduct, Sampler, choose_sampler
 from storyzoo.inference.engine.starts import KINDS, Starts, chain_starts
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
@@ -70,8 +70,10 @@ class NUTS(Method):
 
     ``start``: ``prior`` gives each chain a prior draw of its own (uniform where a prior is
     improper), ``uniform`` a point of (−2, 2) in the unconstrained space; ``map`` and ``em`` let
-    each chain begin beside the best mode of an ascent of its own. Chains from far apart are what
-    shows whether there are several modes. ``cores`` chains run at once, by default on all cores.
+    each chain begin beside the best mode of an ascent of its own, ``pathfinder`` at a draw of a
+    normal found on a path of its own. Chains from far apart are what shows whether there are
+    several modes. ``mass_matrix``: ``lowrank`` follows the strongest correlations too, which saves
+    gradients where some are close to one. ``cores`` chains run at once, by default on all cores.
     """
 
     name: ClassVar[str] = "nuts"
@@ -129,22 +131,7 @@ class NUTS(Method):
         kept.save_starts(starts)
         finished = kept.finished()
         cores = min(self.cores or available_cores(), self.chains)
-
-        def end(chain: int, rows: np.ndarray) -> None:
-            self._refuse_improper(density, rows)
-            kept.save(chain, rows)
-
-        shown = _Shown(progress, self, finished)
-        try:
-            gathered = sampler.run(
-                {i: starts.points[i] for i in range(self.chains) if i not in finished},
-                [_chain_seed(chain) for chain in seeds],
-                self._schedule(),
-                Conduct(cores, budget, shown.at, end),
-            )
-        finally:
-            progress.close()
-        gathered.blocks.update({i: [rows] for i, rows in finished.items()})
+        gathered = self._gather(sampler, starts, seeds, kept, cores, budget, progress)
         if gathered.failures and gathered.stopped == "done":
             raise ChainError(_told(gathered.failures, checkpoint is not None))
         if gathered.stopped != "interrupted":
@@ -164,6 +151,39 @@ class NUTS(Method):
             notes=(*density.notes, *sampler.notes),
         )
         return self._outcome(target, density, gathered, info)
+
+    def _gather(
+        self,
+        sampler: Sampler,
+        starts: Starts,
+        seeds: list[np.random.SeedSequence],
+        kept: KeptChains,
+        cores: int,
+        budget: Budget,
+        progress: Progress,
+    ) -> Gathered:
+        """The rows of all chains: those that were kept, and those that are run now."""
+        finished = kept.finished()
+        shown = _Shown(progress, self, finished)
+
+        def end(chain: int, rows: np.ndarray) -> None:
+            self._refuse_improper(sampler.density, rows)
+            kept.save(chain, rows)
+
+        try:
+            gathered = sampler.run(
+                {i: starts.points[i] for i in range(self.chains) if i not in finished},
+                [_chain_seed(chain) for chain in seeds],
+                self._schedule(),
+                Conduct(cores, budget, shown.at, end),
+            )
+        except RefusedError:
+            kept.remove()  # nothing to go on with
+            raise
+        finally:
+            progress.close()
+        gathered.blocks.update({i: [rows] for i, rows in finished.items()})
+        return gathered
 
     def _starts(
         self,

@@ -110,6 +110,7 @@ class Walker:
     failure: str = ""
     """Why it can't go on, in one line."""
     _results: Any = field(default=None, repr=False)
+    _rows: np.ndarray | None = field(default=None, repr=False)
 
     def ended(self, seconds: float) -> bool:
         """Wait so long at most; whether the chain has come to its end, a good one or a bad one."""
@@ -124,11 +125,19 @@ class Walker:
         return True
 
     def rows(self) -> np.ndarray:
-        """The rows (n, C) of a chain that has ended; of any other, those so far: it is ended."""
-        if self._results is None:
-            self._results = self._stop()
-        draws, stats = self._results.get_arrow_trace()
-        return _rows(draws[0], stats[0], self.dim) if draws else np.empty((0, 0))
+        """The rows (n, C) of a chain that has ended; of any other, those so far: it is ended.
+
+        nutpie's objects are let go of here. Were they still about when another chain is forked,
+        the child would free them, and wait for threads of theirs that it does not have.
+        """
+        if self._rows is None:
+            try:
+                results = self._stop() if self._results is None else self._results
+                draws, stats = results.get_arrow_trace()
+                self._rows = _rows(draws[0], stats[0], self.dim) if draws else np.empty((0, 0))
+            finally:
+                self.sampler = self._results = None
+        return self._rows
 
     def _wait(self, seconds: float) -> Any:
         raise NotImplementedError

@@ -55,7 +55,11 @@ class Sampler:
     """Why a faster one was not taken."""
 
     words = ""
-    parallel = True
+
+    @property
+    def parallel(self) -> bool:
+        """Whether chains run side by side."""
+        return True
 
     def run(
         self,
@@ -109,7 +113,7 @@ class PyroSampler(Sampler):
     words = "Pyro's NUTS"
 
     @property
-    def parallel(self) -> bool:  # type: ignore[override]
+    def parallel(self) -> bool:
         """Whether chains run side by side."""
         return can_fork(self.density.device)
 

@@ -516,10 +516,14 @@ ROWS = np.linspace(-1, 1, 20)
     ],
     ids=["untouched", "separated", "flat-logarithm"],
 )
-def test_an_improper_posterior_is_said_so(story: Story, data: Any, site: str) -> None:
+def test_an_improper_posterior_is_said_so(
+    story: Story, data: Any, site: str, tmp_path: Path
+) -> None:
     method = NUTS(chains=2, draws=300, warmup=500, max_tree_depth=7)
+    checkpoint = Checkpoint(tmp_path / "checkpoint.npz")
     with pytest.raises(RefusedError, match=rf"^nuts can't fit \S+: '{site}' .*improper.*prior"):
-        method.run(make_target(story, data), seed=0, progress=QUIET)
+        method.run(make_target(story, data), seed=0, progress=QUIET, checkpoint=checkpoint)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

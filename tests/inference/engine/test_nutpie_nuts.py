@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import subprocess
 import sys
 import time
@@ -307,6 +308,17 @@ def test_what_the_end_of_a_chain_raises_ends_the_others(native: Compiled) -> Non
     chains = by_pointer(native, 1) | {5: by_pointer(native, draws=10**6)[1]}
     with pytest.raises(ValueError, match="improper"):
         run(chains, on_end=refuse)
+
+
+def test_nothing_of_nutpie_is_left_to_be_freed_by_a_forked_chain() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        run(by_function(Written(), draws=10**6), budget=Budget(0.005))
+        left = [type(o).__name__ for o in gc.get_objects()]
+    finally:
+        gc.enable()
+    assert "_BackgroundSampler" not in left
 
 
 # -- how nutpie is had -------------------------------------------------------------------------
