@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -26,11 +27,8 @@ from torch import Tensor
 from storyzoo.errors import NoModeError, RefusedError
 from storyzoo.inference.engine.ascent import ascend
 from storyzoo.inference.engine.checkpoint import Checkpoint
-from storyzoo.inference.engine.enumeration import (
-    expected_log_joint,
-    responsibilities,
-    under_labels,
-)
+from storyzoo.inference.engine.enumeration import responsibilities, under_labels
+from storyzoo.inference.engine.expected_joint import ExpectedJoint
 from storyzoo.inference.engine.factors import priors_of, slice_examples
 from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, PointInfo, require
 from storyzoo.inference.engine.progress import Budget, Progress
@@ -120,6 +118,7 @@ class Climb:
         self.kept = Keeper(checkpoint, mark)
         self.budget = Budget(method.minutes)
         self.density = target.density(jacobian=False, prior=method.objective == "posterior")
+        self.expected: ExpectedJoint | None = None
         self.passes = 0
         self.restarts = self._resumed() or self._started(seed)
         self._refuse_labelled_priors()
@@ -248,22 +247,11 @@ class Climb:
 
     def _ascend(self, latents: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """L-BFGS on the expected complete log joint, in the unconstrained coordinates."""
-        target, density = self.target, self.density
-
-        def value(q: Tensor) -> Tensor:
-            at = density.unflatten(q)
-            joint = expected_log_joint(target.story, target.data, at, target.structure, weights)
-            change, _ = density._volume(q)
-            if density.prior:
-                joint = joint + priors_of(target.story, target.data, at, target.structure)[0]
-            return joint + change
-
-        def value_and_gradient(q: Tensor) -> tuple[Tensor, Tensor]:
-            gradient, at = torch.func.grad_and_value(value)(q)
-            return at, gradient
-
-        found = ascend(value_and_gradient, density.flatten(latents))
-        return density.unflatten(found.q)
+        q = self.density.flatten(latents)
+        if self.expected is None:
+            self.expected = ExpectedJoint(self.density, weights, q)
+        found = ascend(partial(self.expected.value_and_gradient, weights=weights), q)
+        return self.density.unflatten(found.q)
 
     # -- checkpoint and answer -----------------------------------------------------------
 
@@ -312,9 +300,8 @@ class Climb:
             gradient_evaluations=self.passes,
             stopped=stopped,
             start=self._start_in_words(),
-            engine="the story's own statistics"
-            if self.target.story.has("expect")
-            else "enumeration of the discrete sites",
+            engine=self._engine_in_words(),
+            notes=self.expected.notes if self.expected else (),
             objectives=tuple(finals),
             degenerate=degenerate,
             best=best,
@@ -323,6 +310,12 @@ class Climb:
             converged=chosen.over == "settled",
         )
         return Outcome(posterior_tree(self.target.structure, point, {}), info)
+
+    def _engine_in_words(self) -> str:
+        if self.target.story.has("expect"):
+            return "the story's own statistics"
+        ascent = f", M-step by {self.expected.engine}" if self.expected else ""
+        return f"enumeration of the discrete sites{ascent}"
 
     def _start_in_words(self) -> str:
         own = "the story's own starts" if self.target.story.has("initial") else "prior draws"

@@ -433,7 +433,7 @@ class _Search:
             stopped=stopped,
             start=self._words(),
             engine=self.density.engine,
-            notes=tuple(self._notes(proposals, chosen, distinct)),
+            notes=(*self.density.notes, *self._notes(proposals, chosen, distinct)),
             paths=tuple(elbos.tolist()),
             shares=tuple(shares.tolist()),
             failures=tuple(path.failure for path in self.found),

@@ -373,7 +373,7 @@ class _Fit:
             stopped=stopped,
             start=self.starts.words,
             engine=self.density.engine,
-            notes=tuple(self._notes()),
+            notes=(*self.density.notes, *self._notes()),
             elbo=(*self._path(best), float(gaps.mean())),
             elbo_se=float(gaps.std(ddof=1) / math.sqrt(len(gaps))) if len(gaps) > 1 else 0.0,
             settled=settled,

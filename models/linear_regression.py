@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyro
@@ -96,7 +96,9 @@ class LinearRegression(Regression):
         mean = y.nanmean()
         spread = float((y - mean).square().nanmean().sqrt())
         found = {"outcome_centre": float(mean), "outcome_spread": spread if spread > 0 else 1.0}
-        unset = {name: value for name, value in found.items() if getattr(self, name) is None}
+        unset: dict[str, Any] = {
+            name: value for name, value in found.items() if getattr(self, name) is None
+        }
         return dataclasses.replace(self, **unset, **self.scaled_features(data, noise=1.0))
 
     def initial(self, data: Data, rng: np.random.Generator) -> dict[str, Tensor]:

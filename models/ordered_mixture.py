@@ -120,7 +120,9 @@ class OrderedMixture(Story):
         mean = y.nanmean()
         spread = float((y - mean).square().nanmean().sqrt())
         found = {"centre": float(mean), "spread": spread if spread > 0 else 1.0}
-        unset = {name: value for name, value in found.items() if getattr(self, name) is None}
+        unset: dict[str, Any] = {
+            name: value for name, value in found.items() if getattr(self, name) is None
+        }
         return dataclasses.replace(self, **unset)
 
     def initial(self, data: Data, rng: np.random.Generator) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyro
@@ -86,7 +86,8 @@ class PoissonRegression(Regression):
         """A copy with unset fields from the data, the noise being ``1 / sqrt(mean count)``."""
         y = data["y"].double()
         mean = (float(y.nansum()) + 0.5) / (float((~y.isnan()).sum()) + 1)
-        unset = {"log_rate": math.log(mean)} if self.log_rate is None else {}
+        known = self.log_rate is not None
+        unset: dict[str, Any] = {} if known else {"log_rate": math.log(mean)}
         return dataclasses.replace(self, **unset, **self.scaled_features(data, mean**-0.5))
 
     def statistics(self, data: Data) -> dict[str, float]:

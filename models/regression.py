@@ -106,7 +106,7 @@ class Regression(Story):
         slope = unit * self._slope_scales(size, noise) * raw
         beta = pyro.deterministic("beta", slope / spread, event_dim=1)
         pyro.deterministic("intercept", alpha - (beta * origin).sum(-1), event_dim=0)
-        return alpha + (x - origin) / spread @ slope  # type: ignore[no-any-return]
+        return alpha + (x - origin) / spread @ slope
 
     def _slope_scales(self, size: int, noise: Tensor | float) -> Tensor | float:
         """(D,): standard deviation of each slope, in standard units."""
@@ -116,7 +116,7 @@ class Regression(Story):
         tau = noise * _half_cauchy("tau", self._width, ())
         local = _half_cauchy("local", 1.0, (size,))
         slab = pyro.sample("slab", dist.InverseGamma(half_df, half_df * self.slab_scale**2))
-        return tau * local * (slab / (slab + (tau * local).square())).sqrt()  # type: ignore[no-any-return]
+        return tau * local * (slab / (slab + (tau * local).square())).sqrt()
 
     def start(
         self, data: Data, rng: np.random.Generator, centre: float = 0.0, unit: float = 1.0

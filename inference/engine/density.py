@@ -126,6 +126,11 @@ class LogDensity:
                 total = total + change.sum()
         return total, local
 
+    def volume(self, q: Tensor) -> Tensor:
+        """Log volume change that counts here, of all sites: a scalar."""
+        total, local = self._volume(q)
+        return total + local.sum()
+
     # -- values --------------------------------------------------------------------------
 
     def parts(self, q: Tensor) -> Parts:
@@ -234,7 +239,7 @@ class LogDensity:
         factor = self.structure.n_examples / len(index)
 
         def estimate(q: Tensor) -> Tensor:
-            with self._running():
+            with self.running():
                 parts = self._parts(q, rows, index)
             by_example = parts.local_prior + parts.log_likelihood
             return parts.log_prior + parts.shared + factor * by_example.sum()
@@ -272,13 +277,14 @@ class LogDensity:
         """Value and gradient, compiled at their first use."""
         if "ladder" not in self._compiled:
             self._compiled["ladder"] = Ladder(
-                self._gradient_and_value, self._check_points(), self._running
+                self._gradient_and_value, self._check_points(), self.running
             )
         ladder: Ladder = self._compiled["ladder"]
         return ladder
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def running(self) -> Iterator[None]:
+        """The story's dtype and device as defaults, and a Pyro that can be differentiated."""
         with defaults(self.dtype, self.device), functional_pyro():
             yield
 
@@ -287,13 +293,13 @@ class LogDensity:
         function = self._function(name)
         if isinstance(function, torch.fx.GraphModule):
             return function(q)
-        with self._running():
+        with self.running():
             return function(q)
 
     def _function(self, name: str) -> Callable[..., Any]:
         """One of the functions of ``q``, traced at its first use where it can be."""
         if name not in self._compiled:
-            with self._running():
+            with self.running():
                 self._compiled[name] = self._traced(name)
         function: Callable[..., Any] = self._compiled[name]
         return function
@@ -316,7 +322,7 @@ class LogDensity:
     def _by_blocks(self, name: str, function: Callable[..., Any], q: Tensor) -> Any:
         mapped = self._block_function(name, function)
         if mapped is None:
-            with self._running():
+            with self.running():
                 return _stacked([function(row) for row in q])
         size = self._block()
         padding = -len(q) % size
@@ -334,7 +340,7 @@ class LogDensity:
         if key not in self._compiled:
             block = torch.stack(self._spread(generator_of(0), [0.5] * self._block()))
             try:
-                with self._running():
+                with self.running():
                     self._compiled[key] = trace_function(torch.vmap(function), [block])
             except UntraceableError:  # what a graph may do to one point can depend on the point
                 self._compiled[key] = None
@@ -349,7 +355,7 @@ class LogDensity:
         """Ten points at which a compiled form is held against the model: near, far, and drawn."""
         generator = generator_of(0)
         points = self._spread(generator, (0.1, 0.5, 1.0, 2.0, 4.0))
-        with self._running():
+        with self.running():
             points += [self.flatten(self.draw(generator)) for _ in range(3)]
             points += [self.flatten(self.draw(generator, uniform=True)) for _ in range(2)]
         return [point for point in points if bool(point.isfinite().all())]
@@ -372,7 +378,7 @@ class LogDensity:
         generator = generator_of(int(rng.integers(2**62)))
         q = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
         for _ in range(TRIES):
-            with self._running():
+            with self.running():
                 q = self.flatten(self.draw(generator, uniform=kind == "uniform"))
             value, gradient = self.value_and_gradient(q)
             if bool(torch.isfinite(value)) and bool(torch.isfinite(gradient).all()):
@@ -394,7 +400,7 @@ class LogDensity:
         return {name: nodes[name]["value"].detach() for name in self.structure.latents}
 
     def _blame(self, q: Tensor) -> str:
-        with self._running():
+        with self.running():
             parts = self.parts(q)
         if not bool(torch.isfinite(parts.log_prior + parts.local_prior.sum())):
             return "the log prior is not finite: check the scales of the priors"

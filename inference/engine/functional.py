@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from pyro.distributions import coalescent, hmm
 from pyro.ops.einsum import torch_log
 from torch import Tensor
 
-_USERS = (hmm, torch_log, coalescent)
+_USERS: tuple[Any, ...] = (hmm, torch_log, coalescent)
 """Modules of Pyro's that took the safe logarithm by name."""
 
 

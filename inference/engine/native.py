@@ -25,6 +25,8 @@ Array = NDArray[np.float64]
 class Native:
     """Value and gradient of a function of one vector (D,), float64, in machine code.
 
+    The gradient may be by the first G entries only, where the others are given numbers.
+
     ``address`` is that of ``int64_t f(uint64_t dim, const double *q, double *gradient, double
     *value, void *user_data)``, which returns 0 where both are finite, ``user_data`` that of what
     it is to be given last. Threads may call it at once. Both hold as long as this object lives.
@@ -52,14 +54,15 @@ class Native:
         return int(self._constants.ctypes.data)
 
     def __call__(self, q: Array) -> tuple[float, Array]:
-        """Value and gradient (D,) at ``q`` (D,)."""
+        """Value and gradient (G,) at ``q`` (D,)."""
         value, gradient = self.rows(np.asarray(q)[None])
         return float(value[0]), gradient[0]
 
     def rows(self, q: Array) -> tuple[Array, Array]:
-        """Values (B,) and gradients (B, D) at the rows of ``q`` (B, D)."""
+        """Values (B,) and gradients (B, G) at the rows of ``q`` (B, D)."""
         points = np.ascontiguousarray(q, dtype=np.float64)
-        value, gradient = np.empty(len(points)), np.empty_like(points)
+        value = np.empty(len(points))
+        gradient = np.empty((len(points), *self.program.outputs[0]))
         self.library.cdll.evaluate_rows(
             ctypes.c_int64(len(points)),
             _pointer(points),
@@ -73,7 +76,8 @@ class Native:
         """The same for tensors: ``q`` (D,) or (B, D)."""
         value, gradient = self.rows(q.detach().numpy().reshape(-1, self.dim))
         shape = q.shape[:-1]
-        return torch.from_numpy(value).reshape(shape), torch.from_numpy(gradient).reshape(q.shape)
+        slopes = torch.from_numpy(gradient).reshape(*shape, gradient.shape[-1])
+        return torch.from_numpy(value).reshape(shape), slopes
 
 
 def make_native(graph: fx.GraphModule, point: Tensor) -> Native:

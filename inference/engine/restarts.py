@@ -367,7 +367,7 @@ class _Climb:
             evaluations=self.evaluations,
             resumed_evaluations=self.resumed,
             start=self._in_words(),
-            notes=tuple(self._notes(int(best))),
+            notes=(*self.density.notes, *self._notes(int(best))),
         )
 
     def _in_words(self) -> str:

@@ -11,7 +11,7 @@ may run side by side.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 
@@ -84,12 +84,12 @@ def emit(plan: Schedule, dim: int, outputs: Sequence[Buffer]) -> Emission:
         _Function(number, groups, plan, names).text()
         for number, groups in enumerate(plan.functions)
     ]
-    evaluate = _evaluate(dim, len(functions), plan.workspace)
+    evaluate = _evaluate(dim, outputs[0].size, len(functions), plan.workspace)
     orders = [plan.places[b].order for b in constants]
     return Emission(functions, evaluate, constants, orders)
 
 
-def _evaluate(dim: int, parts: int, workspace: dict[str, int]) -> str:
+def _evaluate(dim: int, slopes: int, parts: int, workspace: dict[str, int]) -> str:
     calls = "\n".join(f"    part{number}(q, out, F, I, user);" for number in range(parts))
     return f"""\
 int64_t run(const double *q, double *const *out, void *user_data) {{
@@ -104,13 +104,13 @@ int64_t evaluate(uint64_t dim, const double *q, double *gradient, double *value,
     double *const out[2] = {{gradient, value}};
     run(q, out, user);
     if (!isfinite(*value)) return 1;
-    for (int64_t i = 0; i < {dim}; ++i) if (!isfinite(gradient[i])) return 2;
+    for (int64_t i = 0; i < {slopes}; ++i) if (!isfinite(gradient[i])) return 2;
     return 0;
 }}
 
 int64_t evaluate_rows(int64_t rows, const double *q, double *gradient, double *value, void *user) {{
     for (int64_t row = 0; row < rows; ++row)
-        evaluate({dim}, q + {dim} * row, gradient + {dim} * row, value + row, user);
+        evaluate({dim}, q + {dim} * row, gradient + {slopes} * row, value + row, user);
     return 0;
 }}
 
@@ -255,7 +255,9 @@ def _loop(var: Var, step: int = 1, end: int | None = None) -> str:
 class _NestText:
     """One loop nest as C."""
 
-    def __init__(self, nest: Nest, unit: Unit, spelling: _Spelling, inside: bool, say: object):
+    def __init__(
+        self, nest: Nest, unit: Unit, spelling: _Spelling, inside: bool, say: Callable[[str], None]
+    ):
         self._nest, self._unit, self._spelling = nest, unit, spelling
         self._say = say
         self._main = unit.main if inside else None
@@ -344,7 +346,7 @@ class _NestText:
         self._lines(outer, inner, f"{target} = {start};")
         whole = last.extent // TERMS * TERMS
         if whole:
-            terms = [{last: Affine(k, ((last, 1),))} for k in range(TERMS)]
+            terms: list[dict[Var, Index]] = [{last: Affine(k, ((last, 1),))} for k in range(TERMS)]
             body = self._gathered(terms, target)
             self._lines(outer + self._opening(rest) + _loop(last, TERMS, whole), inner, body)
         if last.extent > whole:

@@ -17,6 +17,7 @@ from storyzoo.inference.engine.lowering.operations import (
     RULES,
     MissingOperation,
     Result,
+    Rule,
     put_where,
 )
 from storyzoo.inference.engine.lowering.schedule import schedule
@@ -84,19 +85,20 @@ def _lowered(
     if node.target is operator.getitem:
         return arrays[node.args[0]][node.args[1]]  # type: ignore[index]
     name = _name(node)
-    rule = RULES.get(name)
+    rule: Rule | None = RULES.get(name)
     if rule is None:
         raise MissingOperation(f"{name} has no form in C yet")
-    if _is_masked(node, arrays, values):
-        rule = put_where
+    rule = put_where if _is_masked(node, arrays, values) else rule
     builder.title = f"{node.name} = {name}"
 
     def operand(n: fx.Node) -> Any:
         array = arrays[n]
         return builder.whole(array) if isinstance(array, Array) and name not in PIECES else array
 
-    args = fx.node.map_arg(node.args, operand)
-    kwargs = {k: v for k, v in fx.node.map_arg(node.kwargs, operand).items() if k not in LAYOUT}
+    args: Any = fx.node.map_arg(node.args, operand)
+    kwargs: Any = {
+        k: v for k, v in fx.node.map_arg(node.kwargs, operand).items() if k not in LAYOUT
+    }
     result = rule(builder, _result(values[node], node), *args, **kwargs)
     return _settled(builder, node, result)
 

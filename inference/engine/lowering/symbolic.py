@@ -196,14 +196,13 @@ def _simplified(
     """What needs no arithmetic: nothing added, times one, times nothing at all."""
     if form not in _NEUTRAL:
         return None
-    numbers = [is_literal(operand) for operand in operands]
-    for number, neutral, other in zip(numbers, _NEUTRAL[form], reversed(operands), strict=True):
+    a, b = (is_literal(operand) for operand in operands)
+    for number, neutral, other in zip((a, b), _NEUTRAL[form], reversed(operands), strict=True):
         if number is not None and number == neutral and isinstance(other, Array):
             return expand(other, shape) if other.kind == kind else None
-    if form == "({0}/{1})" and numbers[0] == 0:  # a prior that is flat in what it is divided by
+    if form == "({0}/{1})" and a == 0:  # a prior that is flat in what it is divided by
         return filled(shape, kind, 0.0)
-    if numbers[0] is not None and numbers[1] is not None and form != "({0}/{1})":
-        a, b = numbers
+    if a is not None and b is not None and form != "({0}/{1})":
         value = {"+": a + b, "-": a - b, "*": a * b}[form[4]]
         return filled(shape, kind, float(value) if kind == "double" else int(value))
     return None
