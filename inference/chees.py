@@ -17,6 +17,7 @@ the convergence of Markov chain Monte Carlo when running many short chains", Bay
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -293,7 +294,10 @@ class _Walk:
         values = {name: value.cpu().numpy() for name, value in latents.items()}
         told = statistics_of(self.state.told)
         drawn = {name: value[:, warmup:] for name, value in told.items()}
-        tree = posterior_tree(self.target.structure, values, drawn)
+        with warnings.catch_warnings():
+            # ArviZ takes more chains than draws for a mistake.
+            warnings.filterwarnings("ignore", "Found chain dimension", UserWarning)
+            tree = posterior_tree(self.target.structure, values, drawn)
         of_warmup = {name: (("chain", "draw"), v[:, :warmup]) for name, v in told.items()}
         tree["warmup_sample_stats"] = DataTree(Dataset(of_warmup))
         return tree

@@ -20,6 +20,8 @@ Flags = npt.NDArray[np.bool_]
 
 E_BFMI = 0.3
 CHAINS = 4
+SETTLED = 0.9
+"""Share of many short chains whose halves must agree before modes are told apart."""
 LISTED = 8
 """Chains that are named one by one."""
 MCSE = 0.1
@@ -213,7 +215,8 @@ def one_mode(judged: Diagnostics, chains: list[str], lp: Array | None) -> Check:
     """No two groups of chains that each settled at a place of their own.
 
     So it is where, at one element, every chain's two halves agree (means within half its sd)
-    while the chains' means leave a gap of more than two within-chain sd.
+    while the chains' means leave a gap of more than two within-chain sd. Of many short chains a
+    few may seem to drift by chance.
     """
     place = _split(judged)
     where = "no chain settled at a place of its own"
@@ -241,7 +244,8 @@ def _split(judged: Diagnostics) -> tuple[int, Flags] | None:
     with np.errstate(all="ignore"):
         mean, sd = judged.draws.mean(axis=2), judged.draws.std(axis=2)
         drift = judged.draws[..., :half].mean(axis=2) - judged.draws[..., -half:].mean(axis=2)
-        settled = (np.abs(drift) < 0.5 * sd).all(axis=1) & judged.varies
+        share = SETTLED if judged.nested else 1.0
+        settled = ((np.abs(drift) < 0.5 * sd).mean(axis=1) >= share) & judged.varies
         ordered = np.sort(mean, axis=1)
         gaps = np.diff(ordered, axis=1)
         within = np.sqrt((sd**2).mean(axis=1))

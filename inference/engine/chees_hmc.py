@@ -31,7 +31,7 @@ from torch import Tensor
 
 LARGEST_ERROR = 1000.0
 """Energy error above which a trajectory has diverged, as in Stan."""
-SHRINKAGE, DELAY, FORGETTING = 0.05, 10.0, 0.75
+SHRINKAGE, DELAY, FORGETTING = 0.5, 10.0, 0.75
 """Dual averaging's gamma, t0 and kappa (Hoffman and Gelman 2014, §3.2.1)."""
 RATE, SQUARES = 0.025, 0.95
 """Adam's step in log T, and its decay of the squared gradient (Hoffman et al. 2021)."""
@@ -182,11 +182,11 @@ def begin(density: Density, chains: Chains, noise: torch.Generator) -> Adaptatio
 def told_variance(chains: Chains) -> Tensor:
     """``log V`` (D,) by positions and gradients of all chains."""
     smallest = torch.finfo(chains.position.dtype).tiny
-    spread, steepness = (
-        x.nan_to_num(posinf=0.0, neginf=0.0).var(0).clamp(min=smallest).log()
-        for x in (chains.position, chains.gradient)
+    wide, steep = (
+        values.nan_to_num(posinf=0.0, neginf=0.0).std(0).clamp(min=smallest)
+        for values in (chains.position, chains.gradient)
     )
-    return 0.5 * (spread - steepness)
+    return wide.log() - steep.log()
 
 
 def first_step(density: Density, chains: Chains, variance: Tensor, noise: torch.Generator) -> float:
@@ -251,16 +251,17 @@ def adapt(
 def figures(before: Chains, made: Transition, scale: Tensor) -> tuple[float, float]:
     """Harmonic mean of the acceptance, and the slope of ChEES in the time taken.
 
-    In units of ``scale`` (D,), the square root of V. One transfer from the device.
+    In units of ``scale`` (D,), the square root of V, and of the squared size of the cloud of
+    chains, without which starts far out would set Adam's pace for long. One transfer from the
+    device.
     """
-    weight = made.acceptance.unsqueeze(-1)
-    proposal = made.proposal.nan_to_num(posinf=0.0, neginf=0.0)
-    total = weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
-    after = (proposal - (weight * proposal).sum(0) / total) / scale
     start = (before.position - before.position.mean(0)) / scale
-    speed = made.velocity.nan_to_num(posinf=0.0, neginf=0.0) / scale
-    change = after.square().sum(-1) - start.square().sum(-1)
-    slopes = change * (after * speed).sum(-1) / start.square().sum(-1).mean().square()
-    slope = (made.acceptance * slopes).nan_to_num(posinf=0.0, neginf=0.0).sum() / total
+    end = (made.proposal / scale).nan_to_num(posinf=0.0, neginf=0.0)
+    total = made.acceptance.sum().clamp(min=torch.finfo(end.dtype).tiny)
+    end = end - (made.acceptance.unsqueeze(-1) * end).sum(0) / total
+    speed = (made.velocity / scale).nan_to_num(posinf=0.0, neginf=0.0)
+    change = end.square().sum(-1) - start.square().sum(-1)
+    slopes = (made.acceptance * change * (end * speed).sum(-1)).nan_to_num(posinf=0.0, neginf=0.0)
+    slope = slopes.sum() / total / start.square().sum(-1).mean().square()
     accepted, steep = torch.stack([harmonic_mean(made.acceptance), slope.double()]).tolist()
-    return accepted, steep
+    return accepted, steep if math.isfinite(steep) else 0.0

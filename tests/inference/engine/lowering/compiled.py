@@ -51,7 +51,7 @@ def with_gradient(function: Function) -> Function:
     """The function's answers, and the gradient of their sum under weights that tell them apart."""
 
     def both(q: Tensor) -> tuple[Tensor, ...]:
-        answers = [answer for answer in tree_flatten(function(q))[0]]
+        answers = list(tree_flatten(function(q))[0])
         smooth = [place for place, answer in enumerate(answers) if answer.is_floating_point()]
         if not smooth:
             return tuple(answers)

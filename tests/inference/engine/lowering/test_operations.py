@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from storyzoo.inference.engine.lowering.operations import RULES, MissingOperation
-from tests.inference.engine.lowering.compiled import Function, assert_as_torch, compiled
+from tests.inference.engine.lowering.compiled import Function, assert_as_torch
 
 DIM = 1100
 POINTS = [
