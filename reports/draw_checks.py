@@ -20,7 +20,7 @@ Flags = npt.NDArray[np.bool_]
 
 E_BFMI = 0.3
 CHAINS = 4
-SETTLED = 0.9
+SETTLED = 0.5
 """Share of many short chains whose halves must agree before modes are told apart."""
 LISTED = 8
 """Chains that are named one by one."""
@@ -215,8 +215,8 @@ def one_mode(judged: Diagnostics, chains: list[str], lp: Array | None) -> Check:
     """No two groups of chains that each settled at a place of their own.
 
     So it is where, at one element, every chain's two halves agree (means within half its sd)
-    while the chains' means leave a gap of more than two within-chain sd. Of many short chains a
-    few may seem to drift by chance.
+    while the chains' means leave a gap of more than two within-chain sd. Of many short chains some
+    seem to drift by chance: there half of them will do.
     """
     place = _split(judged)
     where = "no chain settled at a place of its own"

@@ -297,10 +297,10 @@ def test_new_examples_are_never_conditioned_on_old_ones_latents(centred: bool) -
 
 @each
 def test_no_prior_is_computed_from_the_data(case: Case) -> None:
-    """Other outcomes in other units leave the prior as it was."""
+    """Other outcomes leave the prior as it was: in other units, or the opposite of a yes or no."""
     structure = case.target().structure
     other = {
-        name: 100 + 7 * value if name in structure.outcomes else value
+        name: _otherwise(value) if name in structure.outcomes else value
         for name, value in case.arrays.items()
     }
     values = [
@@ -308,6 +308,11 @@ def test_no_prior_is_computed_from_the_data(case: Case) -> None:
         for density in (case.target().density(), make_target(case.story, other).density())
     ]
     assert float(values[0]) == pytest.approx(float(values[1]), abs=1e-12)
+
+
+def _otherwise(value: Any) -> Any:
+    binary = np.isin(value, [0, 1]).all()
+    return 1 - np.asarray(value) if binary else 100 + 7 * np.asarray(value)
 
 
 @each
