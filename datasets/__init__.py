@@ -196,7 +196,7 @@ def _finish(spec: str, dataset: Dataset, standardize: bool) -> Dataset:
         return dataclasses.replace(dataset, name=spec, sha256=fingerprint(dataset.arrays))
     table, scale = dataset.table, None
     if standardize:
-        table, scale = standardise(table, spec)
+        table, scale = standardise(table, spec, outcome=dataset.target)
     return dataclasses.replace(
         dataset, name=spec, table=table, standardised=scale, sha256=table_fingerprint(table)
     )

@@ -35,15 +35,28 @@ class Standardised:
         return Standardised(tuple(columns), self.mean[places], self.sd[places])
 
 
-def standardise(table: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Standardised]:
-    """The table in standard units, and the way back. DataError where a column is constant."""
-    values = table.to_numpy(dtype=np.float64)
+def standardise(
+    table: pd.DataFrame, name: str, outcome: str | None = None
+) -> tuple[pd.DataFrame, Standardised]:
+    """The table in standard units, and the way back.
+
+    An outcome that is a yes or no, zeros and ones, has no unit and stays as it is. DataError where
+    a column is constant.
+    """
+    columns = [column for column in table.columns if not _is_a_yes_or_no(table, column, outcome)]
+    values = table[columns].to_numpy(dtype=np.float64)
     mean, sd = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
-    for column, centre, spread in zip(table.columns, mean, sd, strict=True):
+    for column, centre, spread in zip(columns, mean, sd, strict=True):
         if not spread > 1e-12 * abs(centre):
             raise DataError(
                 f"{name}: column {column!r} is constant ({centre:g}) and can't be standardised: "
                 f"leave it out with drop={column}"
             )
-    scale = Standardised(tuple(map(str, table.columns)), mean, sd)
-    return pd.DataFrame(scale.forward(values), table.index, table.columns), scale
+    scale = Standardised(tuple(map(str, columns)), mean, sd)
+    standard = table.copy()
+    standard[columns] = scale.forward(values)
+    return standard, scale
+
+
+def _is_a_yes_or_no(table: pd.DataFrame, column: str, outcome: str | None) -> bool:
+    return column == outcome and bool(table[column].dropna().isin([0, 1]).all())

@@ -85,7 +85,7 @@ class NUTS(Method):
     warmup: int = 1000
     start: Literal["prior", "uniform", "map", "em", "pathfinder"] = "prior"
     mass_matrix: MassMatrix = "diagonal"
-    target_accept: float = 0.8
+    target_accept: float = 0.9
     max_tree_depth: int = 10
     minutes: float | None = None
     cores: int | None = None

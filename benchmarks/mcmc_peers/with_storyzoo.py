@@ -16,6 +16,9 @@ from storyzoo.inference.engine.starts import Starts
 from storyzoo.inference.engine.target import Target, make_target
 from storyzoo.inference.nuts import NUTS
 
+TARGET_ACCEPT = 0.8
+"""Which the peers default to; our own default takes smaller steps."""
+
 
 @dataclass(frozen=True)
 class StartedNUTS(NUTS):
@@ -57,10 +60,16 @@ def build(task: Task) -> Compiled:
     telling = TELLINGS[task.row]
     arrays = {name: task.data[name] for name in telling.arguments}
     target = make_target(telling.story(task.data), arrays)
-    method = NUTS(chains=task.chains, draws=task.draws, warmup=task.warmup, cores=task.cores)
+    settings: dict[str, Any] = {
+        "chains": task.chains,
+        "draws": task.draws,
+        "warmup": task.warmup,
+        "cores": task.cores,
+        "target_accept": TARGET_ACCEPT,
+    }
+    method = NUTS(**settings)
     if task.start is not None:
         at = _flat(target, target.density(), telling, task.start)
-        settings = {name: getattr(method, name) for name in ("chains", "draws", "warmup", "cores")}
         method = StartedNUTS(**settings, at=at)
     first = replace(method, draws=5, warmup=5)
     info: Any = first.run(target, seed=0, progress=Progress(quiet=True)).info

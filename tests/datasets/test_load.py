@@ -114,6 +114,13 @@ def test_options_select_columns() -> None:
     assert load("iris").sha256 != load("iris:standardize=true").sha256
 
 
+def test_a_yes_or_no_to_be_foretold_is_not_standardised() -> None:
+    table = load("breast-cancer:standardize=true").table
+    assert table is not None
+    assert set(table["malignant"]) == {0, 1}
+    assert np.allclose(table.drop(columns="malignant").std(ddof=0), 1)
+
+
 def _columns(spec: str) -> pd.Index[str]:
     table = load(spec).table
     assert table is not None

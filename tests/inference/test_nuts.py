@@ -280,7 +280,7 @@ def test_statistics_are_all_there_and_sane() -> None:
     assert (2.0**depth - 1 <= steps).all()
     assert (steps < 2.0 ** (depth + 1)).all()
     assert ((stats["acceptance_rate"] >= 0) & (stats["acceptance_rate"] <= 1)).all()
-    assert abs(stats["acceptance_rate"].mean() - 0.8) < 0.12
+    assert abs(stats["acceptance_rate"].mean() - 0.9) < 0.08
     assert not stats["reached_max_treedepth"].any()
     # nutpie takes steps of up to a tenth more or less than its warm-up ended with.
     assert isinstance(info, NutsInfo)
@@ -636,7 +636,7 @@ def test_resumed_is_bit_identical_and_spends_less(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"draws": 90}, {"target_accept": 0.9}])
+@pytest.mark.parametrize("other", [{"seed": 1}, {"draws": 90}, {"target_accept": 0.8}])
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
     checkpoint = Checkpoint(tmp_path / "checkpoint.npz")
     with suppress(KeyboardInterrupt):
