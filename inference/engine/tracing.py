@@ -33,6 +33,9 @@ Function = Callable[..., Any]
 MOST_OPERATIONS = 200_000
 """Operations above which a graph is no use: a loop that was written out."""
 
+SMALL = 1000
+"""Elements up to which equal constants are told to be one."""
+
 _READS_A_VALUE = {"_local_scalar_dense", "item", "equal", "is_nonzero"}
 _SHAPED_BY_VALUES = {"nonzero", "masked_select", "_unique2", "unique_consecutive", "unique_dim"}
 
@@ -101,6 +104,7 @@ class _Recorder(TorchDispatchMode):
         self._decompositions = {**decomposition_table, **core_aten_decompositions()}
         self._nodes: dict[int, fx.Node] = {id(point): self._graph.placeholder("q")}
         self._constants: dict[int, fx.Node] = {}
+        self._contents: dict[Any, fx.Node] = {}
         self._kept: list[Any] = [point]  # so that no tensor's id is given to another
         self._known: dict[str, fx.Node] = {}
 
@@ -190,11 +194,24 @@ class _Recorder(TorchDispatchMode):
         if id(tensor) in self._nodes:
             return self._nodes[id(tensor)]
         if id(tensor) not in self._constants:
-            name = f"constant_{len(self._constants)}"
-            self._module.register_buffer(name, tensor.detach(), persistent=False)
-            self._constants[id(tensor)] = self._graph.get_attr(name)
+            self._constants[id(tensor)] = self._constant(tensor.detach())
             self._kept.append(tensor)
         return self._constants[id(tensor)]
+
+    def _constant(self, tensor: Tensor) -> fx.Node:
+        """The node of known values; the same one where small ones were met before.
+
+        Else the steps of a chain, each with labels of its own making, would have nothing in
+        common.
+        """
+        key: Any = len(self._contents)
+        if tensor.numel() <= SMALL:
+            key = (str(tensor.dtype), tuple(tensor.shape), tensor.cpu().numpy().tobytes())
+        if key not in self._contents:
+            name = f"constant_{len(self._contents)}"
+            self._module.register_buffer(name, tensor, persistent=False)
+            self._contents[key] = self._graph.get_attr(name)
+        return self._contents[key]
 
     def finish(self, answer: Any) -> fx.GraphModule:
         """The graph whose output is the function's answer."""

@@ -11,9 +11,11 @@ may run side by side.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+
+import numpy as np
 
 from storyzoo.inference.engine.lowering.buffer import Buffer
 from storyzoo.inference.engine.lowering.builder import START, STEP, Kernel, Nest
@@ -32,6 +34,7 @@ from storyzoo.inference.engine.lowering.expression import (
     text,
     variable,
 )
+from storyzoo.inference.engine.lowering.rolling import Base, Step, open_step, rolled
 from storyzoo.inference.engine.lowering.schedule import Group, Place, Schedule, Unit
 
 UNROLLED = 16
@@ -57,6 +60,8 @@ class Emission:
     """In the order of ``user``."""
     orders: list[tuple[int, ...]] = field(default_factory=list)
     """How the dims of each constant lie in memory."""
+    tables: tuple[np.ndarray, ...] = ()
+    """What follows the constants in ``user``: what differs from turn to turn of the loops."""
 
     def sources(self, size: int) -> list[str]:
         """Translation units of at most ``size`` functions."""
@@ -80,13 +85,25 @@ def emit(plan: Schedule, dim: int, outputs: Sequence[Buffer]) -> Emission:
     constants = [b for b in plan.places if b.role == "constant"]
     names = {b: f"user[{place}]" for place, b in enumerate(constants)}
     names |= {b: f"out[{place}]" for place, b in enumerate(outputs)}
-    functions = [
-        _Function(number, groups, plan, names).text()
-        for number, groups in enumerate(plan.functions)
-    ]
+    tables: tuple[np.ndarray, ...] = ()
+    if plan.rolled:
+        writer = _Function(0, [], plan, names)
+        steps = [writer.step(group) for groups in plan.functions for group in groups]
+        bodies, tables = rolled(steps, len(constants))
+        functions = [_function(number, body) for number, body in enumerate(bodies)]
+    else:
+        functions = [
+            _Function(number, groups, plan, names).text()
+            for number, groups in enumerate(plan.functions)
+        ]
     evaluate = _evaluate(dim, outputs[0].size, len(functions), plan.workspace)
     orders = [plan.places[b].order for b in constants]
-    return Emission(functions, evaluate, constants, orders)
+    return Emission(functions, evaluate, constants, orders, tables)
+
+
+def _function(number: int, lines: Iterable[str]) -> str:
+    body = "\n".join(f"    {line}" for line in lines)
+    return f"void part{number}({HEADER}) {{\n{body}\n}}"
 
 
 def _evaluate(dim: int, slopes: int, parts: int, workspace: dict[str, int]) -> str:
@@ -121,11 +138,29 @@ int64_t expand(uint64_t dim, uint64_t expanded, const double *q, double *out, vo
 """
 
 
+class Pointers:
+    """Names for places in memory, in the order in which they are met: a buffer and a shift."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[Buffer, int], str] = {}
+
+    def name(self, buffer: Buffer, shift: int = 0) -> str:
+        """The pointer to an element of a buffer."""
+        return self.known.setdefault((buffer, shift), f"p{len(self.known)}")
+
+
 class _Spelling(Layout):
     """Names of buffers, their places in memory, and the row at hand."""
 
-    def __init__(self, places: dict[Buffer, Place], main: Var | None, tiles: bool) -> None:
+    def __init__(
+        self,
+        places: dict[Buffer, Place],
+        main: Var | None,
+        tiles: bool,
+        pointers: Pointers | None = None,
+    ) -> None:
         self._places, self._main, self._tiles = places, main, tiles
+        self._pointers = pointers
 
     def variable(self, var: Var) -> str:
         if var is self._main:
@@ -133,12 +168,22 @@ class _Spelling(Layout):
         return var.name
 
     def element(self, load: Load) -> str:
-        return f"{load.buffer.name}[{self._place(load)}]"
+        total, looked_up = self._place(load)
+        name = load.buffer.name
+        if self._pointers is not None:
+            name = self._pointers.name(load.buffer, total.const)
+            total = Affine(0, total.terms)
+        terms = [index_text(total, self)] if total.terms or total.const or not looked_up else []
+        return f"{name}[{'+'.join(terms + looked_up).replace('+-', '-')}]"
 
-    def _place(self, load: Load) -> str:
+    def _place(self, load: Load) -> tuple[Affine, list[str]]:
+        """Where an element lies in its buffer: what is affine, and what is looked up."""
         place = self._places[load.buffer]
         if load.flat:
-            return index_text(load.index[0], self)
+            index = load.index[0]
+            return (
+                (index, []) if isinstance(index, Affine) else (Affine(), [text(index.value, self)])
+            )
         total, looked_up = Affine(), []
         for dim, (index, stride) in enumerate(zip(load.index, place.strides, strict=True)):
             if place.shape[dim] == 1 and place.tiled != dim:
@@ -150,8 +195,7 @@ class _Spelling(Layout):
                 looked_up.append(inner if stride == 1 else f"{stride}*{inner}")
             else:
                 total = total.plus(index, stride)
-        terms = [index_text(total, self)] if total.terms or total.const or not looked_up else []
-        return "+".join(terms + looked_up).replace("+-", "-")
+        return total, looked_up
 
 
 class _Function:
@@ -163,17 +207,13 @@ class _Function:
         self._number, self._groups, self._places = number, groups, plan.places
         self._names = names
         self._lines: list[str] = []
+        self._pointers: Pointers | None = None
 
     def text(self) -> str:
         """Declarations, then every group."""
         for group in self._groups:
-            if group.length is None:
-                for unit in group.units:
-                    self._unit(unit, tiles=False, inside=False)
-            else:
-                self._tiles(group)
-        body = "\n".join(f"    {line}" for line in [*self._declarations(), *self._lines])
-        return f"void part{self._number}({HEADER}) {{\n{body}\n}}"
+            self._group(group)
+        return _function(self._number, [*self._declarations(), *self._lines])
 
     def _declarations(self) -> Iterator[str]:
         used: dict[Buffer, None] = {}
@@ -202,6 +242,32 @@ class _Function:
 
     # -- groups --------------------------------------------------------------------------
 
+    def step(self, group: Group) -> Step:
+        """A group with its places in memory left open."""
+        self._lines, self._pointers = [], Pointers()
+        self._group(group)
+        return open_step("\n".join(self._lines), [self._base(*at) for at in self._pointers.known])
+
+    def _base(self, buffer: Buffer, shift: int) -> Base:
+        """Where a pointer points to, what differs from step to step apart."""
+        kind = buffer.kind
+        if buffer.role == "constant":
+            number = int(self._names[buffer].removeprefix("user[").removesuffix("]"))
+            return Base(f"const {kind} *", f"(const {kind} *)user[{{}}] + {{}}", (number, shift))
+        if buffer.role == "input":
+            return Base("const double *", "q + {}", (shift,))
+        if buffer.role == "output":
+            return Base("double *", f"{self._names[buffer]} + {{}}", (shift,))
+        workspace = "F" if kind == "double" else "I"
+        return Base(f"{kind} *", f"{workspace} + {{}}", (self._places[buffer].offset + shift,))
+
+    def _group(self, group: Group) -> None:
+        if group.length is None:
+            for unit in group.units:
+                self._unit(unit, tiles=False, inside=False)
+        else:
+            self._tiles(group)
+
     def _tiles(self, group: Group) -> None:
         """Loops over the rows of one tile after another."""
         length, tile = group.length, group.tile
@@ -223,7 +289,7 @@ class _Function:
         """What a fold over the rows starts from, before the first tile."""
         nest = unit.statement
         if isinstance(nest, Nest) and unit.main in nest.reduced:
-            spelling = _Spelling(self._places, None, False)
+            spelling = _Spelling(self._places, None, False, self._pointers)
             start = literal_text(START[nest.operation])
             opening = "".join(_loop(var) for var in nest.kept)
             self._say(f"{opening}{spelling.element(Load(nest.out, unit.target))} = {start};")
@@ -233,15 +299,21 @@ class _Function:
         if isinstance(statement, Kernel):
             self._kernel(statement)
             return
-        _NestText(statement, unit, _Spelling(self._places, unit.main, tiles), inside, self._say)()
+        spelling = _Spelling(self._places, unit.main, tiles, self._pointers)
+        _NestText(statement, unit, spelling, inside, self._say)()
 
     def _kernel(self, kernel: Kernel) -> None:
+        named = self._pointers.name if self._pointers is not None else _by_its_name
         operands = [str(number) for number in kernel.numbers]
-        operands += [buffer.name for buffer in (*kernel.inputs, *kernel.outputs)]
+        operands += [named(buffer) for buffer in (*kernel.inputs, *kernel.outputs)]
         self._say(f"{kernel.function}({', '.join(operands)});")
 
     def _say(self, line: str) -> None:
         self._lines.append(line)
+
+
+def _by_its_name(buffer: Buffer) -> str:
+    return buffer.name
 
 
 def _loop(var: Var, step: int = 1, end: int | None = None) -> str:

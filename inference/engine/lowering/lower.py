@@ -62,7 +62,9 @@ def lower(graph: fx.GraphModule, point: Tensor) -> Program:
         for buffer, order in zip(emission.constants, emission.orders, strict=True)
     )
     sources = tuple(emission.sources(FUNCTIONS_PER_UNIT))
-    return Program(sources, constants, point.numel(), tuple(b.shape for b in outputs))
+    return Program(
+        sources, constants + emission.tables, point.numel(), tuple(b.shape for b in outputs)
+    )
 
 
 def _results(graph: fx.GraphModule, point: Tensor) -> dict[fx.Node, Any]:

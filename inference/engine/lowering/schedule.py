@@ -33,6 +33,8 @@ LOCAL = 64
 """Elements up to which a buffer of one function is a variable of it."""
 STATEMENTS = 150
 """Statements of one function: compilers take more than linear time over long ones."""
+MANY = 600
+"""Statements above which those that come again and again are made a loop (``rolling.py``)."""
 
 
 @dataclass(eq=False)
@@ -112,15 +114,18 @@ class Schedule:
     places: dict[Buffer, Place]
     workspace: dict[str, int] = field(default_factory=dict)
     """Elements of the workspace of each kind."""
+    rolled: bool = False
+    """Whether to look for what comes again: then all is one function, without variables."""
 
 
 def schedule(statements: Iterable[Statement]) -> Schedule:
     """Arrange statements that come in an order in which they could run."""
     units = [_unit(statement) for statement in statements]
     groups = _grouped(units)
-    functions = _functions(groups)
-    places = _places(functions)
-    return Schedule(functions, places, _allocate(functions, places))
+    rolled = len(units) > MANY
+    functions = [groups] if rolled else _functions(groups)
+    places = _places(functions, variables=not rolled)
+    return Schedule(functions, places, _allocate(functions, places), rolled)
 
 
 # -- units -------------------------------------------------------------------------------------
@@ -238,8 +243,8 @@ def _functions(groups: list[Group]) -> list[list[Group]]:
 # -- places ------------------------------------------------------------------------------------
 
 
-def _places(functions: list[list[Group]]) -> dict[Buffer, Place]:
-    """The order of dims of every buffer, and which of them are tiles or variables."""
+def _places(functions: list[list[Group]], variables: bool) -> dict[Buffer, Place]:
+    """The order of dims of every buffer, and which of them are tiles or, if any, variables."""
     uses: dict[Buffer, list[tuple[int, Group, Unit, Indices | None]]] = defaultdict(list)
     for number, groups in enumerate(functions):
         for group in groups:
@@ -266,7 +271,7 @@ def _places(functions: list[list[Group]]) -> dict[Buffer, Place]:
                 sizes[row] = group.tile or 1
                 place.shape, place.tiled = tuple(sizes), row
             one_function = len({number for number, _, _, _ in used}) == 1
-            place.local = one_function and place.size <= LOCAL
+            place.local = variables and one_function and place.size <= LOCAL
         places[buffer] = place
     return places
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from storyzoo.inference.engine.lowering.lower import FUNCTIONS_PER_UNIT, Program, lower
 from storyzoo.inference.engine.lowering.operations import MissingOperation
-from storyzoo.inference.engine.lowering.schedule import SINGLE, STATEMENTS, TILE
+from storyzoo.inference.engine.lowering.rolling import LINES
+from storyzoo.inference.engine.lowering.schedule import SINGLE, TILE
 from storyzoo.inference.engine.tracing import trace
 from tests.inference.engine.lowering.compiled import Function, assert_as_torch, compiled, difference
 
@@ -170,25 +172,54 @@ def chain(steps: int, n: int, q: Tensor) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("n", (1, 3, 40, 600))
-def test_a_program_of_several_units(n: int) -> None:
-    steps = 300
-    gradient = torch.func.grad(lambda q: chain(steps, n, q).sum())
-    point = POINTS[1]
-    code = compiled(lambda q: (chain(steps, n, q), gradient(q)), point)
-    assert len(code.program.sources) > 1
-    for expected, found in zip((chain(steps, n, point), gradient(point)), code(point), strict=True):
+FORMS = (torch.sin, torch.tanh, torch.sigmoid, torch.atan, torch.cos, torch.erf)
+
+
+def uneven(steps: int, n: int, q: Tensor) -> Tensor:
+    """The same, but no stretch of steps comes again."""
+    choose = random.Random(0)
+    x = q[:n]
+    for k in range(steps):
+        other = choose.choice((x, x.flip(0), x.roll(1, 0)))
+        x = 0.6 * choose.choice(FORMS)(x + 0.1 * k) + 0.4 * choose.choice(FORMS)(other)
+    return x
+
+
+def assert_as_torch_at_length(function: Function, point: Tensor, units: int) -> None:
+    """Value and gradient of a program of at least so many units."""
+    gradient = torch.func.grad(lambda q: function(q).sum())
+    code = compiled(lambda q: (function(q), gradient(q)), point)
+    assert len(code.program.sources) >= units
+    for expected, found in zip((function(point), gradient(point)), code(point), strict=True):
         assert difference(expected, found) < 1e-10
 
 
+@pytest.mark.parametrize("n", (1, 3, 40, 600))
+def test_a_program_of_several_units(n: int) -> None:
+    assert_as_torch_at_length(partial(uneven, 300, n), POINTS[1], units=2)
+
+
+@pytest.mark.parametrize("n", (1, 3, 40, 600))
+def test_steps_that_come_again_are_a_loop(n: int) -> None:
+    assert_as_torch_at_length(partial(chain, 300, n), POINTS[1], units=1)
+
+
+def test_a_loop_is_no_longer_for_more_turns() -> None:
+    def size(steps: int) -> int:
+        gradient = torch.func.grad(lambda q: chain(steps, 3, q).sum())
+        return sum(map(len, lower(trace(gradient, POINTS[0]), POINTS[0]).sources))
+
+    assert size(900) < 1.1 * size(300)
+
+
 def test_functions_and_units_stay_short() -> None:
-    program = lower(trace(partial(chain, 900, 3), POINTS[0]), POINTS[0])
+    program = lower(trace(partial(uneven, 900, 3), POINTS[0]), POINTS[0])
     assert len(program.sources) > 2
     for source in program.sources:
         bodies = source.split("\nvoid part")[1:]
         functions = [body for body in bodies if "{" in body.partition("\n")[0]]
         assert len(functions) <= FUNCTIONS_PER_UNIT
-        assert all(body.partition("\n}")[0].count("\n") < 5 * STATEMENTS for body in bodies)
+        assert all(body.partition("\n}")[0].count("\n") < 2 * LINES for body in bodies)
 
 
 def workspace(program: Program) -> int:
