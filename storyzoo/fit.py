@@ -66,6 +66,9 @@ class Fit:
     labels: Sequence[Any] | None = None
     """Known classes of the rows fitted, where the data set has some; never given to a method."""
     heldout: Predictive | None = None
+    """Log predictive density of the rows held out; of a fit that was loaded see the summary."""
+    fitted: Predictive | None = None
+    """The same of the rows fitted."""
     notes: tuple[str, ...] = ()
     folder: Path | None = None
     _draws: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
@@ -123,12 +126,13 @@ class Fit:
         """Log predictive density of each example, ``log mean_s p(x_n | draw_s)``, nats.
 
         Low values are anomalies. For a point estimate it is the plug-in density. ``data`` may be
-        a data set or mapping in the data's own units; by default the data fitted.
+        a data set or mapping in the data's own units; by default the data fitted. Where the
+        likelihood is an estimate, so is every value, with its error and bounds.
         """
         target = self._target_of(data)
         found = log_predictive(target, self.latents(MOST_DRAWS), seed=self.seed)
         observed = {n: np.asarray(target.data[n].cpu()) for n in target.structure.outcomes}
-        return found._replace(nats=found.nats + self.units.log_volume(observed))
+        return found.moved(self.units.log_volume(observed))
 
     def impute(self, data: Any = None, draws: int = 100, seed: int = 0) -> Imputed:
         """The data with every missing value filled by its posterior predictive mean and sd."""

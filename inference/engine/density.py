@@ -22,6 +22,7 @@ from storyzoo.errors import StoryError
 from storyzoo.inference.engine.factors import (
     Parts,
     parts_of,
+    priors_of,
     run_model,
     slice_examples,
     slice_local,
@@ -151,6 +152,13 @@ class LogDensity:
             shared=parts.shared,
         )
 
+    def _priors(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """The priors alone, global and local, with the Jacobian terms that belong to them."""
+        change, local_change = self._volume(q)
+        latents = self.unflatten(q)
+        log_prior, local = priors_of(self.story, self.data, latents, self.structure)
+        return (log_prior if self.prior else 0.0 * log_prior) + change, local + local_change
+
     def _value(self, q: Tensor) -> Tensor:
         return self.parts(q).total()
 
@@ -206,10 +214,12 @@ class LogDensity:
         return self._at("parts", q)[2]  # type: ignore[no-any-return]
 
     def log_prior(self, q: Tensor) -> Tensor:
-        """Log prior of the global sites (with their Jacobian, if that counts): scalar or (B,)."""
-        if q.dim() == 2:
-            return self._mapped("parts", q)[0]  # type: ignore[no-any-return]
-        return self._at("parts", q)[0]  # type: ignore[no-any-return]
+        """Log prior of the global sites (with their Jacobian, if that counts): scalar or (B,).
+
+        Known even where the likelihood is intractable.
+        """
+        name = "parts" if self.story.intractable() is None else "priors"
+        return (self._mapped if q.dim() == 2 else self._at)(name, q)[0]  # type: ignore[no-any-return]
 
     def deterministic(self, q: Tensor) -> dict[str, Tensor]:
         """Values of the deterministic sites at the rows of ``q`` (B, D), each ``(B, *shape)``."""
@@ -308,6 +318,7 @@ class LogDensity:
         functions: dict[str, Callable[[Tensor], Any]] = {
             "value": lambda q: self._value(q),
             "parts": lambda q: tuple(self.parts(q)),
+            "priors": lambda q: self._priors(q),
             "deterministic": lambda q: self._deterministic(q),
         }
         try:
