@@ -62,6 +62,10 @@ VEHTARI_2017 = (
     "Vehtari, Gelman & Gabry (2017), Practical Bayesian model evaluation using leave-one-out "
     "cross-validation and WAIC, Statistics and Computing 27(5)"
 )
+BURDA_2015 = (
+    "Burda, Grosse & Salakhutdinov (2015), Accurate and conservative estimates of MRF "
+    "log-likelihood using reverse annealing, AISTATS"
+)
 
 KINDS: dict[str, Kind] = {
     "finite": Kind("Every number is finite", "posterior", ARITHMETIC),
@@ -84,6 +88,7 @@ KINDS: dict[str, Kind] = {
     "degenerate": Kind("The best mode is not degenerate", "optimum", MCLACHLAN_2000),
     "restarts": Kind("Restarts agree (20 % at the best mode)", "optimum", MCLACHLAN_2000),
     "k_hat_loo": Kind("Leave-one-out scores are reliable", "loo", VEHTARI_2017),
+    "likelihood_known": Kind("The likelihood is known (bounds meet)", "likelihood", BURDA_2015),
 }
 """Every named check in order of cause: what comes first may explain what comes after."""
 

@@ -56,7 +56,7 @@ class Fantasies:
     persistent: bool = True
     """Whether chains go on from where they were; else they begin at the batch (CD)."""
     centred: bool = False
-    """Whether the gradient is that of the centred parameters: another direction, same zero."""
+    """Whether the story keeps what :meth:`Story.direction` needs: the means to centre on."""
     values: Tensor | None = None
     """Where the chains stand, ``(count, …)``; None before the first gradient."""
     memory: Mapping[str, Tensor] = field(default_factory=dict)
@@ -185,10 +185,30 @@ class Story:
         """
         return None
 
+    def direction(
+        self, latents: Latents, gradient: Mapping[str, Tensor], state: Fantasies
+    ) -> dict[str, Tensor] | None:
+        """Another uphill direction with the same zero as ``gradient``, better conditioned.
+
+        ``gradient`` is that of the whole objective, its priors included, by latent site; asked
+        after :meth:`stochastic_gradient` where ``state.centred``.
+        """
+        return None
+
     def log_likelihood_estimate(
         self, latents: Latents, data: Data, rng: np.random.Generator
     ) -> LikelihoodEstimate | None:
         """The log likelihood of each example where its normaliser can only be estimated."""
+        return None
+
+    def trajectories(
+        self, latents: Latents, data: Data, rng: np.random.Generator
+    ) -> dict[str, Tensor] | None:
+        """Test statistics along the chains that simulate this story, each ``(chain, draw)``.
+
+        For a story whose simulation is itself a Markov chain: started apart, and as long as those
+        whose ends :meth:`model` draws. What does not mix here is not simulated either.
+        """
         return None
 
     def impute(
@@ -196,6 +216,17 @@ class Story:
     ) -> dict[str, Tensor] | None:
         """A draw of the missing values given the observed ones: the data without NaN."""
         return None
+
+    def hidden_units(self, latents: Latents, data: Data) -> dict[str, Tensor] | None:
+        """What is hidden of each example where the model has no site for it, (N,) or (N, K).
+
+        By name: probabilities, or expected values, of units that the likelihood sums out.
+        """
+        return None
+
+    def remarks(self, data: Data) -> tuple[str, ...]:
+        """What a user should know of these data under this story, a line each."""
+        return ()
 
     def statistics(self, data: Data) -> dict[str, float]:
         """Test quantities of one data set, for predictive checks."""

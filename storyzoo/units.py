@@ -10,7 +10,7 @@ import numpy as np
 from xarray import DataArray, Dataset, DataTree
 
 from storyzoo.datasets.standardise import Standardised
-from storyzoo.inference.engine.groups import BOUNDS
+from storyzoo.inference.engine.estimated import BOUNDS
 from storyzoo.story import Story
 
 DATA_GROUPS = ("observed_data", "constant_data", "posterior_predictive", "prior_predictive")

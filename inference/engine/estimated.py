@@ -20,6 +20,8 @@ from storyzoo.story import Latents, Story
 
 Array = npt.NDArray[np.float64]
 
+BOUNDS = "log_likelihood_bounds"
+"""Group of a tree beside log likelihoods that are estimates: their bounds and standard error."""
 ESTIMATED_DRAWS = 4
 """Draws whose likelihood is estimated, evenly thinned."""
 

@@ -12,11 +12,13 @@ from xarray import Dataset, DataTree
 
 from storyzoo.inference.engine.density import LogDensity
 from storyzoo.inference.engine.estimated import (
+    BOUNDS,
     ESTIMATED_DRAWS,
     Estimates,
     estimates,
     why_unknown,
 )
+from storyzoo.inference.engine.mixing import mixing
 from storyzoo.inference.engine.simulation import Simulator
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import build_tree, by_dims, draws_of
@@ -24,8 +26,6 @@ from storyzoo.story import Story
 
 WHOLE = "whole"
 """Dim of size one along which a story without independent examples has its log likelihood."""
-BOUNDS = "log_likelihood_bounds"
-"""Group beside log likelihoods that are estimates: their bounds and standard error."""
 PREDICTIVE_DRAWS = 200
 MOST_ELEMENTS = 8_000_000
 """Elements of a group above which it is left out: 64 MB of float64."""
@@ -192,6 +192,8 @@ def _predictions(
         chosen = thinned(draws, count)
         simulated = [simulator.sites(one, rng)[0] for one in each_draw(chosen)]
         groups["posterior_predictive"] = _observed(target, simulated)
+        chains = mixing(target, next(each_draw(chosen)), rng)
+        notes += [] if chains is None else [f"predictive draws are {chains}"]
     else:
         notes.append(f"no posterior predictive draws: {reason}")
     reason = simulator.refuses_prior()

@@ -23,9 +23,9 @@ from pyro import poutine
 from scipy.special import logsumexp, softmax
 from xarray import DataArray, DataTree
 
-from storyzoo.inference.engine.estimated import ESTIMATED_DRAWS, Estimates, estimates
+from storyzoo.inference.engine.estimated import BOUNDS, ESTIMATED_DRAWS, Estimates, estimates
 from storyzoo.inference.engine.factors import ValueMessenger, site_log_probs
-from storyzoo.inference.engine.groups import BOUNDS, each_draw, flat_draws, thinned
+from storyzoo.inference.engine.groups import each_draw, flat_draws, thinned
 from storyzoo.inference.engine.missing import ObservedMessenger
 from storyzoo.inference.engine.target import Target
 from storyzoo.story import Latents
@@ -60,6 +60,16 @@ class Predictive(NamedTuple):
     def estimated(self) -> bool:
         """Whether the likelihood itself is an estimate, and not just its average over draws."""
         return self.lower is not None
+
+    @property
+    def nature(self) -> str:
+        """What the numbers are, in words."""
+        if self.lower is not None and self.upper is not None:
+            gap = float(np.abs(self.upper - self.lower).max(initial=0))
+            return f"estimates, ± {self.mean_se:.2g}, bounds up to {gap:.2g} apart, nats"
+        if self.mean_se > 0:
+            return f"means over draws, Monte Carlo error ± {self.mean_se:.2g} of theirs, nats"
+        return "exact, nats"
 
     def moved(self, nats: Array | float) -> Predictive:
         """The same with so much added to each log density."""

@@ -68,6 +68,7 @@ def test_hooks_are_optional_and_none_raises_not_implemented() -> None:
         story.sweep(nothing, nothing, rng),
         story.stochastic_gradient(nothing, nothing, None),
         story.log_likelihood_estimate(nothing, nothing, rng),
+        story.trajectories(nothing, nothing, rng),
         story.impute(nothing, nothing, rng),
     ]
     assert answers == [None] * len(answers)
