@@ -304,7 +304,32 @@ ENTRIES: dict[str, Entry] = {
         "is over examples.",
         "1/N* sum_n log (1/S sum_s p(y*_n | theta_s))",
         "Gneiting & Raftery (2007), JASA 102(477)",
-        ("held-out", "heldout", "heldout_log_likelihood_nats_per_example", "log_likelihood"),
+        ("held-out", "heldout", "heldout_log_likelihood_nats_per_example"),
+    ),
+    "log_likelihood": Entry(
+        "Log likelihood: how probable are the rows that were fitted?",
+        "The same of the rows that the story was fitted to: with one point the likelihood at that "
+        "point, with draws averaged over them inside the logarithm. It rises with every parameter "
+        "added, so compare by held-out rows. It is exact unless it stands with an error or with "
+        "bounds: then the story has a normaliser that can only be estimated.",
+        "sum_n log (1/S sum_s p(y_n | theta_s))",
+        "Gelman, Hwang & Vehtari (2014), Statistics and Computing 24(6)",
+        ("likelihood", "log_likelihood_nats", "log_likelihood_nats_per_example"),
+    ),
+    "likelihood_known": Entry(
+        "Likelihood known: do the bounds of an estimated likelihood meet?",
+        "Some stories give the probability of an example only up to a sum over more states than "
+        "can be visited. Annealed importance sampling estimates that sum by chains that are led "
+        "from a simple distribution to the story's own. Run forward it tends to miss modes, and "
+        "takes the likelihood for too high; run backward from the story's own states it takes it "
+        "for too low. Between the two lies the truth. If they are no more than a nat apart the "
+        "likelihood is known that well; if not it is not known, even where the standard error "
+        "is small, since chains that all miss a mode agree. The check speaks of likelihoods and "
+        "of the scores that rest on them, never of the parameters.",
+        "log p(v) = - F(v) - log Z, |upper - lower| <= 1 nat per example, by log Z from "
+        "log mean exp(w) forward and - log mean exp(-w) backward, w the chains' log weights",
+        "Burda, Grosse & Salakhutdinov (2015), AISTATS; Salakhutdinov & Murray (2008), ICML",
+        ("ais", "annealed importance sampling", "estimated likelihood", "log Z", "bounds"),
     ),
     "bits_per_dim": Entry(
         "Bits per dimension: a density's cost of one number",

@@ -28,6 +28,7 @@ from storyzoo.inference.engine.method import Info, Method
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.reports.check import Check
+from storyzoo.reports.compare import EXACT, likelihood_of
 from storyzoo.reports.diagnostics import Limits
 from storyzoo.reports.figures import Figure, Panel, own_figures
 from storyzoo.reports.figures.approximation import approximation_figures
@@ -40,6 +41,7 @@ from storyzoo.reports.figures.svg import PALETTE, plain, swatch
 from storyzoo.reports.numbers import grouped, rounded
 from storyzoo.reports.parameters import INTERVAL, Parameters, Scalar, parameters_of
 from storyzoo.reports.quantities import scores
+from storyzoo.reports.summary import HELDOUT
 from storyzoo.reports.verdict import Verdict
 from storyzoo.story import Story
 
@@ -193,7 +195,7 @@ def fit_page(fit: Fitted) -> str:
         first=FIRST,
         percent=round(100 * INTERVAL),
         sections=sections_of(fit, parameters),
-        scores=scores(fit.summary.get("metrics", {})),
+        scores=scores(fit.summary.get("metrics", {}), fit.verdict.likelihood_known),
         story=story_of(fit),
         hyperparameters=fields_of(fit.story),
         settings=fields_of(fit.method),
@@ -279,7 +281,7 @@ def _cells(row: Mapping[Any, Any]) -> tuple[Cell, ...]:
     return (
         Cell(grouped(row["seconds"], 1)),
         Cell(grouped(row["gradient_evaluations"])),
-        _with_error(row, "heldout_log_likelihood_nats_per_example", 3),
+        _heldout(row),
         _with_error(row, "elpd_loo", 1),
         Cell(grouped(row["k_hat"], 2)),
         Cell(grouped(row["r_hat_max"], 3)),
@@ -288,6 +290,12 @@ def _cells(row: Mapping[Any, Any]) -> tuple[Cell, ...]:
         Cell(rounded(row["distance_sd"], digits=2), f"at {where}" if where else ""),
         Cell(rounded(row["sliced_wasserstein"], digits=2)),
     )
+
+
+def _heldout(row: Mapping[Any, Any]) -> Cell:
+    """The held-out score, with a word where it is not exact."""
+    cell, nature = _with_error(row, HELDOUT, 3), likelihood_of(row)
+    return cell if nature == EXACT else cell._replace(below=f"{cell.below}, {nature}")
 
 
 def _with_error(row: Mapping[Any, Any], name: str, places: int) -> Cell:

@@ -111,21 +111,33 @@ def _page_of_several(fits: list[Fit]) -> str:
 
 
 def simulate(options: argparse.Namespace) -> int:
-    """``zoo simulate``: new rows as CSV."""
+    """``zoo simulate``: new rows as CSV; how well chains mix that draw them is said on stderr."""
     from storyzoo.fit import as_frame
 
     answer = _load_fit(Path(options.folder))
-    _write_csv(as_frame(answer.simulate(options.n, seed=options.seed), answer), options.out)
+    frame = as_frame(answer.simulate(options.n, seed=options.seed), answer)
+    chains = answer.mixing(options.seed)
+    if chains is not None:
+        sys.stderr.write(f"zoo: {chains}\n")
+    _write_csv(frame, options.out)
     return 0
 
 
 def score(options: argparse.Namespace) -> int:
-    """``zoo score``: log density per row, nats."""
+    """``zoo score``: log density per row, nats, with its error and bounds where it is an estimate.
+
+    What the numbers are is said on stderr.
+    """
     import pandas as pd
 
     answer = _load_fit(Path(options.folder))
     found = answer.log_density(_new_data(options.data))
-    frame = pd.DataFrame({"log_density_nats": found.nats})
+    columns = {"log_density_nats": found.nats}
+    if found.estimated:
+        ends = {"_se": found.se, "_lower": found.lower, "_upper": found.upper}
+        columns |= {f"log_density_nats{end}": values for end, values in ends.items()}
+    sys.stderr.write(f"zoo: log_density_nats: {found.nature}\n")
+    frame = pd.DataFrame(columns)
     frame.index = pd.RangeIndex(1, len(frame) + 1, name="row")
     _write_csv(frame, options.out, index=True)
     return 0
@@ -305,10 +317,14 @@ def _print_json(content: Any) -> None:
 
 
 def _print_fit(answer: Fit) -> None:
+    from storyzoo.reports.quantities import likelihoods
+
     verdict = answer.verdict
     what = f"{answer.story.name} on {answer.data_name} by {answer.method.name}"
     print_line(f"{what}, seed {answer.seed}: {verdict.verdict.upper()}")
     print_line(verdict.headline)
+    for score in likelihoods(answer.summary["metrics"], verdict.likelihood_known):
+        print_line(f"{score.label.lower()}: {score.value} {score.unit} ({score.nature})")
     for note in (*answer.notes, *verdict.notes):
         print_line(f"note: {note}")
     for step in verdict.do_next:
