@@ -112,13 +112,13 @@ class Contrastive(Method):
     info_type: ClassVar[type[Info]] = ContrastiveInfo
 
     objective: Literal["posterior", "likelihood"] = "posterior"
-    max_steps: int = 10_000
+    max_steps: int = 20_000
     batch_size: int = 100
-    chains: int = 100
+    chains: int = 200
     sweeps: int = 1
     persistent: bool = True
     centred: bool = True
-    optimiser: Literal["adam", "momentum"] = "adam"
+    optimiser: Literal["adam", "momentum"] = "momentum"
     learning_rate: float | None = None
     validation: float | None = None
     keep: Literal["best", "average", "last"] = "best"
@@ -282,7 +282,8 @@ class _Climb:
         slope, fantasies = self.gradient(
             state.q, self.slices.index(batch), replace(state.fantasies, generator=generator)
         )
-        moments = adam.told(state.moments, slope / self.fitted)
+        slope = self.gradient.directed(state.q, slope / self.fitted, fantasies)
+        moments = adam.told(state.moments, slope)
         q = state.q + self._rate(state.step) * self._direction(moments)
         if not bool(q.isfinite().all()):
             raise SettingError(

@@ -30,7 +30,7 @@ from storyzoo.inference.engine.adam import Moments
 from storyzoo.inference.engine.checkpoint import Checkpoint, restore_torch, torch_state
 from storyzoo.inference.engine.density import LogDensity
 from storyzoo.inference.engine.guides import Guide, LowRankGuide, MultivariateGuide, NormalGuide
-from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, require
+from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, needs_density, require
 from storyzoo.inference.engine.own_guide import OwnGuide
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.restarts import compile_seconds
@@ -112,6 +112,9 @@ class SVI(Method):
 
     def refuses(self, story: Story, structure: Structure) -> str | None:
         """What the guide can't tell of, and what can't be sliced."""
+        reason = needs_density(story)
+        if reason is not None:
+            return reason
         if not structure.latents:
             return "it has no continuous latent site"
         if self.guide == "story" and not story.has("guide"):

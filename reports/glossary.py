@@ -226,6 +226,42 @@ ENTRIES: dict[str, Entry] = {
         "Blei, Kucukelbir & McAuliffe (2017), JASA 112(518)",
         ("settled", "elbo_nats"),
     ),
+    "learning_curve": Entry(
+        "Learning curve: has the ascent by noisy gradients settled?",
+        "Where a likelihood's normaliser can only be sampled its gradient is noisy, and an ascent "
+        "ends when its steps have become small, whether or not it has arrived. So the rows fitted "
+        "are scored along the way, exactly or by an estimate. The last quarter of the steps must "
+        "have changed their score by less than a fiftieth of all that it rose, or by less than two "
+        "standard errors of the normaliser, and no earlier score may be higher by more. A curve "
+        "that falls says that the chains, which tell the gradient, have lost the model.",
+        "score_t = mean_n log p(x_n | theta_t), nats per row; |score_T - score_{3T/4}| <= 0.02 "
+        "(max score - score_0)",
+        "Fischer & Igel (2014), Pattern Recognition 47(1)",
+        ("curve",),
+    ),
+    "over_fitting": Entry(
+        "Over-fitting: are rows that were kept apart told worse than before?",
+        "The score of the rows fitted rises to the end; that of rows kept apart can fall again, "
+        "as the point learns what is peculiar to the rows fitted. What was kept must tell the "
+        "rows kept apart no worse than the best point of the curve did, by more than two standard "
+        "errors of the difference row by row. Of two scores on the same rows the errors over the "
+        "rows mostly cancel.",
+        "mean_n (log p(x_n | theta_best) - log p(x_n | theta_kept)) <= 2 se, over rows kept apart",
+        "Prechelt (2012), Neural Networks: Tricks of the Trade, 2nd ed.",
+        ("overfitting", "early stopping", "validation"),
+    ),
+    "gradient_noise": Entry(
+        "Gradient noise: is what the gradient adds drowned by what is added on purpose?",
+        "Langevin dynamics adds noise of a known size to every step. A gradient from a slice of "
+        "the examples, or from chains of the model, brings noise of its own on top, so that draws "
+        "spread further than the posterior. Its share falls with the step. At most a tenth, in the "
+        "coordinate where it is greatest, passes. Chains of the model that mix slowly err in ways "
+        "that this can't see.",
+        "alpha = e/4 V G, e the step, V the squared width of a coordinate, G the variance of its "
+        "gradient",
+        "Welling & Teh (2011), ICML, §4.2",
+        ("alpha", "minibatch noise"),
+    ),
     "starts": Entry(
         "Starts: did variational inference find its best optimum twice?",
         "The ELBO has several optima, and a guide covers one mode of the posterior. The best of "
@@ -396,6 +432,24 @@ ENTRIES: dict[str, Entry] = {
         "(Q_p(u.x) - Q_p(u.y))^2, Q_p the p-quantile",
         "Bonneel, Rabin, Peyré & Pfister (2015), Journal of Mathematical Imaging and Vision 51(1)",
         ("wasserstein", "sliced wasserstein"),
+    ),
+    "calibration": Entry(
+        "Calibration: does a method know what it knows?",
+        "Draw parameters from the prior, data from the story given them, and fit these. Were the "
+        "method exact, the truth would be one more draw of each posterior, so its rank among the "
+        "draws would take every value equally often. Ranks that pile at both ends tell of "
+        "posteriors that are too narrow, in the middle of ones that are too wide, at one end of "
+        "ones that are shifted. The line of ranks (their ECDF less the diagonal) is held against "
+        "exact limits for the whole of it, and p-values are adjusted for all quantities together; "
+        "below 0.01 one fails. 200 simulations nearly always see an sd that is wrong by a third "
+        "or a mean that is off by 0.4 sd, and mostly miss half of that. It judges the method over "
+        "data such as the prior tells, not for the data at hand. Labels that may be permuted are "
+        "matched to one draw that is not ranked; matched to the truth, even exact draws would "
+        "fail.",
+        "rank = #{s : theta_s < theta_true} among L independent draws, uniform on 0, ..., L",
+        "Talts, Betancourt, Simpson, Vehtari & Gelman (2018), arXiv:1804.06788; Säilynoja, Bürkner "
+        "& Vehtari (2022), Statistics and Computing 32:32; Modrák et al. (2023), Bayesian Analysis",
+        ("sbc", "simulation-based calibration", "calibrate", "calibrated", "ecdf"),
     ),
     "gradient_evaluations": Entry(
         "Gradient evaluations: what a fit cost, on any machine",

@@ -30,6 +30,7 @@ from storyzoo.reports.optimum_checks import (
     checks_of_point,
     finals,
 )
+from storyzoo.reports.stochastic_checks import checks_of_learning, noise_drowned
 from storyzoo.story import Story
 
 __all__ = ["Check", "Verdict", "judge"]
@@ -94,8 +95,14 @@ def judge(
         judged, said = _judged(tree, story, superchains_of(info))
         notes += said
         found = list(checks_of_draws(posterior, stats, info, story, judged))
+    elif kind == "approximation" and posterior.sizes["chain"] > 1:
+        judged, said = _judged(tree, story, superchains_of(info))
+        notes += said
+        found = [noise_drowned(info), *checks_of_draws(posterior, stats, info, story, judged)]
     elif kind == "approximation":
         found = list(checks_of_approximation(posterior, proposal_stats(tree), info))
+    elif hasattr(info, "training"):
+        found = list(checks_of_learning(posterior, info))
     else:
         found = list(checks_of_point(posterior, info))
     loo = elpd_loo(tree, kind)
@@ -181,7 +188,7 @@ def headline(word: str, checks: Sequence[Check], info: Info) -> str:
         TOO_SHORT: f"Sound but too short: {worst}. Run longer.",
         DO_NOT_TRUST: f"{len(failed)} of {len(deciding)} checks fail: {worst}{more}.",
         APPROXIMATE: f"Sound as far as its {len(deciding)} checks see"
-        f"{_said(by_name, 'k_hat')}, but biased by construction.",
+        f"{_said(by_name, 'k_hat') or _said(by_name, 'r_hat')}, but biased by construction.",
         POINT: f"One point, without uncertainty{_said(by_name, 'restarts')}.",
     }[word]
     known = by_name.get("likelihood_known")

@@ -1,6 +1,6 @@
 """The gradient of a log density from some of the examples, by the story's own estimate.
 
-``g(q) = d log prior(q) / dq + N / B (d theta / dq)^T sum_{n in B rows} d log p(x_n | theta) / d theta``
+``g(q) = d/dq log prior(q) + N / B (d theta / dq)^T d/d theta sum_{n in B} log p(x_n | theta)``
 
 The sum is what :meth:`Story.stochastic_gradient` estimates where the normaliser of ``p(x_n |
 theta)`` can only be sampled; priors and transforms are the engine's. What the story's chains
@@ -59,23 +59,47 @@ class OwnGradient:
         if found is None:
             raise StoryError(f"{story.name}: its {HOOK} gives nothing")
         slopes, after = found
-        _check(story, latents, slopes)
-        names = list(latents)
+        _check(story, latents, slopes, HOOK)
         (chained,) = torch.autograd.grad(
-            [latents[name] for name in names], leaf, [slopes[name] for name in names]
+            list(latents.values()), leaf, [slopes[name] for name in latents]
         )
         factor = self._target.n_examples / len(index)
         return Estimate(self._prior.value_and_gradient(q)[1] + factor * chained, after)
 
+    def directed(self, q: Tensor, gradient: Tensor, fantasies: Fantasies) -> Tensor:
+        """The direction (D,) that the story makes of a whole gradient (D,) at ``q`` (D,).
 
-def _check(story: Story, latents: Mapping[str, Tensor], slopes: Mapping[str, Tensor]) -> None:
+        Gradients are covectors: from q to the sites by the inverse transforms, and back.
+        """
+        story = self._target.story
+        if not (fantasies.centred and story.has("direction")):
+            return gradient
+        with torch.enable_grad():
+            leaf = q.detach().requires_grad_()
+            latents = self._prior.unflatten(leaf)
+            sites = {name: value.detach().requires_grad_() for name, value in latents.items()}
+            slopes = torch.autograd.grad(self._prior.flatten(sites), list(sites.values()), gradient)
+        values = {name: value.detach() for name, value in sites.items()}
+        with torch.no_grad():
+            turned = story.direction(values, dict(zip(sites, slopes, strict=True)), fantasies)
+        assert turned is not None
+        _check(story, latents, turned, "direction")
+        (back,) = torch.autograd.grad(
+            list(latents.values()), leaf, [turned[name] for name in latents]
+        )
+        return back
+
+
+def _check(
+    story: Story, latents: Mapping[str, Tensor], slopes: Mapping[str, Tensor], hook: str
+) -> None:
     """Raise StoryError where a site has no gradient, or one of another shape."""
     for name, value in latents.items():
         shape = tuple(slopes[name].shape) if name in slopes else None
         if shape != tuple(value.shape):
             told = "none" if shape is None else f"one of shape {shape}"
             raise StoryError(
-                f"{story.name}: its {HOOK} must give '{name}' a gradient of shape "
+                f"{story.name}: its {hook} must give '{name}' a gradient of shape "
                 f"{tuple(value.shape)}; it gave {told}"
             )
 
