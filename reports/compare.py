@@ -203,8 +203,7 @@ def _same_story(fit: Compared) -> tuple[str, str]:
 
 def _sure_score(fit: Compared) -> float:
     """The held-out score, or its lower bound where that is all that is known."""
-    known = likelihood_of(fit.summary["metrics"]) != NOT_KNOWN
-    return _metric(fit, HELDOUT if known else f"{HELDOUT}_lower")
+    return _metric(fit, HELDOUT) if _is_known(fit) else _ends(fit)[0]
 
 
 def _heldout_reason(
@@ -218,7 +217,11 @@ def _heldout_reason(
     if nature != EXACT:
         low, high = (rounded(end, error / 10) for end in _ends(best))
         said += f", {nature} between {low} and {high}"
-    near = [i for i in ranked[1:] if first - _metric(fits[i], HELDOUT) < _error(best, fits[i])]
+    near = [
+        i
+        for i in ranked[1:]
+        if _is_known(fits[i]) and first - _metric(fits[i], HELDOUT) < _error(best, fits[i])
+    ]
     overlapping = [i for i in ranked[1:] if i not in near and _ends(fits[i])[1] >= _ends(best)[0]]
     for who, where in ((near, "its standard error"), (overlapping, "the bounds")):
         if who:
@@ -239,9 +242,15 @@ def _error(best: Compared, other: Compared) -> float:
 
 def _ends(fit: Compared) -> tuple[float, float]:
     """Between what a held-out score lies for certain, or nearly: its bounds, or itself."""
-    value = _metric(fit, HELDOUT)
+    nature = likelihood_of(fit.summary["metrics"])
+    if nature == EXACT:
+        return _metric(fit, HELDOUT), _metric(fit, HELDOUT)
     low, high = _metric(fit, f"{HELDOUT}_lower"), _metric(fit, f"{HELDOUT}_upper")
-    return (value if math.isnan(low) else low), (value if math.isnan(high) else high)
+    return (-math.inf if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
+
+
+def _is_known(fit: Compared) -> bool:
+    return likelihood_of(fit.summary["metrics"]) != NOT_KNOWN
 
 
 def likelihood_of(metrics: Mapping[Any, Any]) -> str:
