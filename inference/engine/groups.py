@@ -182,6 +182,8 @@ def _predictions(
     simulator = Simulator(target)
     cells = sum(t.numel() for t in target.data.values() if isinstance(t, Tensor))
     count = min(PREDICTIVE_DRAWS, MOST_ELEMENTS // max(1, 4 * cells))
+    if target.story.intractable() is not None:  # each data set takes chains of its own
+        count = min(count, ESTIMATED_DRAWS)
     if count == 0:
         notes.append("no predictive draws: the data are too large to keep copies of them")
         return {}
