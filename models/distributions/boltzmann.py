@@ -159,7 +159,7 @@ class Boltzmann(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         observed = self._observed
-        if observed is None and has_missing(value.detach()):
+        if observed is None and has_missing(value.detach() if value.requires_grad else value):
             observed = ~torch.isnan(value)
         if observed is not None:
             value = torch.where(observed, value, 0.0)

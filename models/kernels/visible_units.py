@@ -72,7 +72,7 @@ class Binary:
         return (self.bias + activation).sigmoid()
 
     def second_moment(self, mean: Tensor, outer: Tensor) -> Tensor:
-        """``E[x x']`` of ``E[x]`` (F,) and ``E[E[x | u] E[x | u]']`` (F, F): right within a unit."""
+        """``E[x x']`` (F, F) of ``E[x]`` and ``E[m m']``, where m is ``E[x | u]``."""
         return _with_diagonal(outer, mean)
 
     def in_units(self, feature: Tensor) -> Tensor:
