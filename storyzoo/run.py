@@ -233,7 +233,7 @@ def _fitted(
         labels=task.labels,
         heldout=heldout,
         fitted=fitted_scores(tree, task.train),
-        notes=(*task.bound.notes, *notes, *said),
+        notes=(*task.bound.notes, *task.story.remarks(task.train.data), *notes, *said),
     )
     answer.summary = summary_of(answer)
     answer.summary["metrics"] |= scores
