@@ -16,7 +16,7 @@ from torch import Tensor
 from storyzoo.errors import IntractableError, StoryError, nearest
 from storyzoo.models.distributions.inverse_wishart import Size
 from storyzoo.models.kernels import boltzmann as kernels
-from storyzoo.models.kernels.gaussian import has_missing
+from storyzoo.models.kernels.gaussian import complete_rows, has_missing
 from storyzoo.models.kernels.layer_states import binary_states, digits, log_sum_pairs
 from storyzoo.models.kernels.visible_units import (
     KINDS,
@@ -86,7 +86,7 @@ class Boltzmann(TorchDistribution):
         _check_shapes(weight, visible_bias, hidden_bias, visible, scale)
         self.weight, self.visible_bias, self.hidden_bias = weight, visible_bias, hidden_bias
         self.visible, self.scale, self.log_partition = visible, scale, log_partition
-        super().__init__((), visible_bias.shape[:1], validate_args=validate_args)
+        super().__init__(torch.Size(), visible_bias.shape[:1], validate_args=validate_args)
 
     def expand(self, batch_shape: Size, _instance: Boltzmann | None = None) -> Boltzmann:
         new: Boltzmann = self._get_checked_instance(Boltzmann, _instance)  # type: ignore[no-untyped-call]
@@ -145,7 +145,8 @@ class Boltzmann(TorchDistribution):
 
     def hidden_given(self, value: Tensor) -> dist.Distribution:
         """``p(h | v)``, independent units."""
-        return dist.Bernoulli(logits=self.hidden_logits(value)).to_event(1)
+        given: dist.Distribution = dist.Bernoulli(logits=self.hidden_logits(value)).to_event(1)
+        return given
 
     def visible_given(self, hidden: Tensor) -> dist.Distribution:
         """``p(v | h)``, independent units, of hidden (*batch, H)."""
@@ -158,9 +159,10 @@ class Boltzmann(TorchDistribution):
         return -self.units.log_weight(value).sum(-1) - softplus(self.hidden_logits(value)).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        observed = self._observed
-        if observed is None and has_missing(value.detach() if value.requires_grad else value):
-            observed = ~torch.isnan(value)
+        observed, complete = self._observed, None
+        plain = value.detach() if value.requires_grad else value
+        if observed is None and has_missing(plain):
+            observed, complete = ~torch.isnan(value), complete_rows(plain)
         if observed is not None:
             value = torch.where(observed, value, 0.0)
         if self._validate_args:
@@ -169,21 +171,28 @@ class Boltzmann(TorchDistribution):
         if log_partition is None:
             log_partition = self.exact_log_partition()
         log_weight = (
-            -self.free_energy(value) if observed is None else self._log_marginal(value, observed)
+            -self.free_energy(value)
+            if observed is None
+            else self._log_marginal(value, observed, complete)
         )
         log_density = log_weight - log_partition
         return log_density.expand(torch.broadcast_shapes(log_density.shape, self.batch_shape))
 
-    def _log_marginal(self, value: Tensor, observed: Tensor) -> Tensor:
-        """``log sum exp(-F)`` over what is missing: complete rows by their free energy."""
+    def _log_marginal(
+        self, value: Tensor, observed: Tensor, complete: np.ndarray | None
+    ) -> Tensor:
+        """``log sum exp(-F)`` over what is missing: rows known to be complete by free energy."""
         shape = torch.broadcast_shapes(value.shape, observed.shape)
         value, observed = value.expand(shape).flatten(0, -2), observed.expand(shape).flatten(0, -2)
-        complete = np.from_dlpack(observed.cpu()).all(-1)  # unseen by tracers: data, no parameter
+        if complete is None:
+            return self._log_marginal_of_holed(value, observed).reshape(shape[:-1])
         whole, holed = (torch.as_tensor(np.flatnonzero(x)) for x in (complete, ~complete))
-        parts = [-self.free_energy(value[whole])]
-        if len(holed):
-            parts.append(self._log_marginal_of_holed(value[holed], observed[holed]))
-        return torch.cat(parts)[torch.cat([whole, holed]).argsort()].reshape(shape[:-1])
+        parts = [
+            -self.free_energy(value[whole]),
+            self._log_marginal_of_holed(value[holed], observed[holed]),
+        ]
+        order = np.concatenate([np.flatnonzero(complete), np.flatnonzero(~complete)]).argsort()
+        return torch.cat(parts)[torch.as_tensor(order)].reshape(shape[:-1])
 
     def _log_marginal_of_holed(self, value: Tensor, observed: Tensor) -> Tensor:
         if self.n_hidden > MOST_UNITS and self.units.log2_states > MOST_UNITS:
@@ -219,7 +228,8 @@ class Boltzmann(TorchDistribution):
     def _numbers(self, states: int, width: int) -> tuple[Tensor, ...]:
         """Numbers of all states, in blocks whose states of that width are held at a time."""
         number = torch.arange(states, device=self.weight.device)
-        return number.split(max(1, min(_BLOCK_STATES, _BLOCK_ENTRIES // width)))
+        step = max(1, min(_BLOCK_STATES, _BLOCK_ENTRIES // width))
+        return torch.split(number, step)
 
     @property
     def _levels(self) -> int:
@@ -247,7 +257,9 @@ class Boltzmann(TorchDistribution):
 
     def visible_mean(self) -> Tensor:
         """``E[v]`` (V,), exact, in the units of v; probabilities (V, L) of categorical levels."""
-        mean = sum((w @ x for w, x in self._conditional_means()), start=torch.zeros(()))
+        mean = self.weight.new_zeros(len(self.coupling))
+        for weight, x in self._conditional_means():
+            mean = mean + weight @ x
         return self.units.in_units(mean)
 
     def visible_second_moment(self) -> Tensor:
