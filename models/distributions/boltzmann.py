@@ -178,9 +178,7 @@ class Boltzmann(TorchDistribution):
         log_density = log_weight - log_partition
         return log_density.expand(torch.broadcast_shapes(log_density.shape, self.batch_shape))
 
-    def _log_marginal(
-        self, value: Tensor, observed: Tensor, complete: np.ndarray | None
-    ) -> Tensor:
+    def _log_marginal(self, value: Tensor, observed: Tensor, complete: np.ndarray | None) -> Tensor:
         """``log sum exp(-F)`` over what is missing: rows known to be complete by free energy."""
         shape = torch.broadcast_shapes(value.shape, observed.shape)
         value, observed = value.expand(shape).flatten(0, -2), observed.expand(shape).flatten(0, -2)

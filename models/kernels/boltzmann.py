@@ -108,8 +108,10 @@ def gibbs(
     What is ``known`` (a mask of the same shape) stays as it is; NaN elsewhere is a hole that is
     filled at first by the units at half-on hidden ones.
     """
-    path = path_to(machine)
-    begin = torch.where(torch.isnan(visible), path.start(visible.shape[:-1], generator), visible)
+    path, begin = path_to(machine), visible
+    if bool(torch.isnan(visible).any()):
+        guess = path.start(tuple(visible.shape[:-1]), generator)
+        begin = torch.where(torch.isnan(visible), guess, visible)
     value = begin
     for _ in range(sweeps):
         value = path.sweep(path.hidden_logits(value), 1.0, generator)

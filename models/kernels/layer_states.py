@@ -16,8 +16,8 @@ from torch import Tensor
 
 _FEWEST_ENTRIES = 2**17
 _MOST_ENTRIES = 2**22
-_BLOCKS = 16
-"""A block has a sixteenth of all entries, within these bounds: caches like it small, compilers
+_BLOCKS = 8
+"""A block has an eighth of all entries, within these bounds: caches like it small, compilers
 few."""
 _LONGEST_PRODUCT = 512
 """Factors between one and two whose product is far from the end of float64."""
@@ -60,7 +60,7 @@ def blocks(first: Tensor, second: Tensor) -> Iterator[tuple[int, int]]:
 
 
 class _LogSumPairs(torch.autograd.Function):
-    """The sum, whose gradient keeps nothing but the tables."""
+    """The sum, whose gradient remembers nothing but the tables."""
 
     generate_vmap_rule = True
 
@@ -74,14 +74,45 @@ class _LogSumPairs(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        (first, second), (gradient,) = ctx.saved_tensors, gradients
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return _Shared.apply(*ctx.saved_tensors, *gradients)  # type: ignore[no-untyped-call]
+
+
+class _Shared(torch.autograd.Function):
+    """Its gradient: ``sum_j g_ij s_ijuk`` and ``sum_i g_ij s_ijuk``, s the share of each term.
+
+    Under ``torch.func.grad`` a gradient is recorded as if it were to be differentiated again; this
+    one, too, is computed anew if it is.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(first: Tensor, second: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         rows, columns = [], torch.zeros_like(second)
         for i, k in blocks(first, second):
             share = _shares(first[i:k].unsqueeze(1) + second) * gradient[i:k, :, None, None]
             rows.append(share.sum(1))
             columns = columns + share.sum(0)
         return torch.cat(rows), columns
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (first, second, gradient), (along_rows, along_columns) = ctx.saved_tensors, directions
+        rows, columns, weights = [], torch.zeros_like(second), []
+        for i, k in blocks(first, second):
+            share = _shares(first[i:k].unsqueeze(1) + second)
+            along = along_rows[i:k].unsqueeze(1) + along_columns
+            mean = (share * along).sum(-1, keepdim=True)
+            slope = share * (along - mean) * gradient[i:k, :, None, None]
+            weights.append(mean.sum((-2, -1)))
+            rows.append(slope.sum(1))
+            columns = columns + slope.sum(0)
+        return torch.cat(rows), columns, torch.cat(weights)
 
 
 def _binary_block(first: Tensor, second: Tensor) -> Tensor:

@@ -81,7 +81,8 @@ class Binary:
 
     def given(self, activation: Tensor) -> dist.Distribution:
         """The distribution of values given ``u``."""
-        return dist.Bernoulli(logits=self.bias + activation).to_event(1)
+        given: dist.Distribution = dist.Bernoulli(logits=self.bias + activation).to_event(1)
+        return given
 
     def draw(self, activation: Tensor, generator: Generator) -> Tensor:
         """Values given ``u``: (…, V)."""
@@ -147,7 +148,9 @@ class Categorical:
         return self._by_unit(feature)
 
     def given(self, activation: Tensor) -> dist.Distribution:
-        return dist.Categorical(logits=self._by_unit(self.bias + activation)).to_event(1)
+        logits = self._by_unit(self.bias + activation)
+        given: dist.Distribution = dist.Categorical(logits=logits).to_event(1)
+        return given
 
     def draw(self, activation: Tensor, generator: Generator) -> Tensor:
         total = self._by_unit(self.mean(activation)).cumsum(-1)
@@ -162,7 +165,7 @@ class Categorical:
         return replace(self, bias=torch.lerp(base_bias, self.bias, _weight(heat, self.bias)))
 
     def _by_unit(self, feature: Tensor) -> Tensor:
-        return feature.unflatten(-1, (-1, self.levels))
+        return feature.reshape(*feature.shape[:-1], -1, self.levels)
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,9 @@ class Gaussian:
         return self.scale * feature
 
     def given(self, activation: Tensor) -> dist.Distribution:
-        return dist.Normal(self.in_units(self.mean(activation)), self.scale).to_event(1)
+        loc = self.in_units(self.mean(activation))
+        given: dist.Distribution = dist.Normal(loc, self.scale).to_event(1)
+        return given
 
     def draw(self, activation: Tensor, generator: Generator) -> Tensor:
         mean = self.mean(activation)
