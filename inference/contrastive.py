@@ -18,7 +18,7 @@ answer is an average of the iterates, those of late steps most, ``w_t ~ t^8`` (S
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -33,7 +33,6 @@ from storyzoo.inference.engine.checkpoint import Checkpoint, restore_torch, torc
 from storyzoo.inference.engine.learning_curve import (
     Likelihoods,
     Point,
-    Scores,
     fall,
     point_of,
     split_rows,
@@ -167,7 +166,7 @@ class Contrastive(Method):
 
 
 class Kept(NamedTuple):
-    """The answer that told the rows kept apart best so far."""
+    """What would be the answer at some step, and how it tells the rows kept apart."""
 
     q: Tensor
     """(D,)."""
@@ -193,7 +192,10 @@ class State(NamedTuple):
     noise: np.ndarray
     """State of the generator that moves the fantasies."""
     curve: tuple[Point, ...]
+    latest: Kept
+    """Where the curve was last told,"""
     best: Kept
+    """and where it told the rows kept apart best."""
 
 
 class _Climb:
@@ -236,10 +238,10 @@ class _Climb:
         fantasies = Fantasies(
             generator, settings.chains, settings.sweeps, settings.persistent, settings.centred
         )
-        nothing = Kept(q, 0, np.zeros(0), 0.0)
+        nothing = Kept(q, -1, np.zeros(0), 0.0)
         state = State(
             0, q, adam.begin(q), q, batch, torch_state(shuffle), fantasies,
-            torch_state(generator), (), nothing,
+            torch_state(generator), (), nothing, nothing,
         )  # fmt: skip
         return self._scored(state)
 
@@ -319,66 +321,54 @@ class _Climb:
 
     def _scored(self, state: State) -> State:
         """The state with one more point of the curve, where one is due."""
-        if state.step not in self.marks:
-            return state
-        scores = self._scores(state)
+        return self._told(state) if state.step in self.marks else state
+
+    def _told(self, state: State) -> State:
+        """The state with a point of the curve at its step."""
+        q = state.q if self.contrastive.keep == "last" else state.average
+        scores = self.likelihoods(q, np.random.default_rng([self.seed, state.step]))
         point = point_of(state.step, scores)
-        best = state.best
-        if len(scores.validation) and (
-            not len(best.rows) or point.validation > float(best.rows.mean())
-        ):
-            best = Kept(self._candidate(state), state.step, scores.validation, scores.normaliser_se)
-        return state._replace(curve=(*state.curve, point), best=best)
-
-    def _candidate(self, state: State) -> Tensor:
-        """What would be the answer at this step."""
-        return state.q if self.contrastive.keep == "last" else state.average
-
-    def _scores(self, state: State) -> Scores:
-        rng = np.random.default_rng([self.seed, state.step])
-        return self.likelihoods(self._candidate(state), rng)
+        now = Kept(q, state.step, scores.validation, scores.normaliser_se)
+        better = not len(state.best.rows) or point.validation > float(state.best.rows.mean())
+        return state._replace(
+            curve=(*state.curve, point), latest=now, best=now if better else state.best
+        )
 
     # -- the answer ----------------------------------------------------------------------
 
     def outcome(self, stopped: str) -> Outcome:
         """The answer that is kept, and the curve that led to it."""
+        state = self.state
         with self.target.context():
-            last, curve = None, list(self.state.curve)
-            if self.likelihoods.known:
-                last = self._scores(self.state)
-                if not curve or curve[-1].step < self.state.step:
-                    curve.append(point_of(self.state.step, last))
-            kept = self._kept(last)
+            if self.likelihoods.known and state.latest.step < state.step:
+                state = self._told(state)
+            kept = self._kept(state)
             point = self.prior.unflatten(kept.q)
         tree = posterior_tree(
             self.target.structure,
             {name: value.cpu().numpy()[None, None] for name, value in point.items()},
             {},
         )
-        return Outcome(tree, self._info(stopped, curve, kept))
+        return Outcome(tree, self._info(stopped, state, kept))
 
-    def _kept(self, last: Scores | None) -> Kept:
+    def _kept(self, state: State) -> Kept:
         """The best answer on rows kept apart, or the last."""
-        state = self.state
-        none = last is None or not len(last.validation)
-        rows = np.zeros(0) if last is None or none else last.validation
-        error = 0.0 if last is None else last.normaliser_se
-        now = Kept(self._candidate(state), state.step, rows, error)
-        if self.contrastive.keep != "best" or none:
-            return now
-        behind = not len(state.best.rows) or rows.mean() > state.best.rows.mean()
-        return now if behind else state.best
+        if self.likelihoods.known:
+            best = self.contrastive.keep == "best" and len(state.best.rows)
+            return state.best if best else state.latest
+        q = state.q if self.contrastive.keep == "last" else state.average
+        return Kept(q, state.step, np.zeros(0), 0.0)
 
-    def _info(self, stopped: str, curve: list[Point], kept: Kept) -> ContrastiveInfo:
+    def _info(self, stopped: str, state: State, kept: Kept) -> ContrastiveInfo:
+        curve, best = state.curve, state.best
         settled = stopped == "max_steps" and (not curve or settled_at_the_top(curve))
         over, error = 0.0, 0.0
-        best = self.state.best
         if len(best.rows) and len(kept.rows):
             both = math.hypot(best.normaliser_se, kept.normaliser_se) * (best.step != kept.step)
             over, error = fall(best.rows, kept.rows, both)
         validated = bool(curve) and not math.isnan(curve[0].validation)
         return ContrastiveInfo(
-            gradient_evaluations=round(self.state.step * self.slices.share),
+            gradient_evaluations=round(state.step * self.slices.share),
             compile_seconds=self.seconds,
             stopped="settled" if settled else stopped,
             start="the story's own start" if self.target.story.has("initial") else "a prior draw",
@@ -386,7 +376,7 @@ class _Climb:
             notes=(*self.prior.notes, *self._notes()),
             prior=self.prior.prior,
             converged=settled,
-            steps=self.state.step,
+            steps=state.step,
             curve_steps=tuple(p.step for p in curve),
             training=tuple(p.training for p in curve),
             training_se=tuple(p.training_se for p in curve),
@@ -422,11 +412,10 @@ class _Climb:
             "rows": state.batch.order.numpy(),
             "place": state.batch.place,
             "curve": np.array(state.curve, dtype=np.float64).reshape(-1, len(Point._fields)),
-            "best_q": state.best.q.cpu().numpy(),
-            "best_step": state.best.step,
-            "best_rows": state.best.rows,
-            "best_normaliser_se": state.best.normaliser_se,
         }
+        for name, kept in (("latest", state.latest), ("best", state.best)):
+            stored |= {f"{name}.{field}": value for field, value in kept._asdict().items()}
+            stored[f"{name}.q"] = kept.q.cpu().numpy()
         stored |= {name: value.cpu().numpy() for name, value in state.moments._asdict().items()}
         stored |= {f"fantasy.{n}": value for n, value in packed(state.fantasies).items()}
         return stored
@@ -434,6 +423,14 @@ class _Climb:
     def _restored(self, stored: dict[str, np.ndarray]) -> State:
         def on_device(name: str) -> Tensor:
             return torch.as_tensor(stored[name], device=self.target.device)
+
+        def told(name: str) -> Kept:
+            return Kept(
+                on_device(f"{name}.q"),
+                int(stored[f"{name}.step"]),
+                stored[f"{name}.rows"],
+                float(stored[f"{name}.normaliser_se"]),
+            )
 
         settings = self.contrastive
         kept = {
@@ -456,14 +453,12 @@ class _Climb:
             fantasies=unpacked(fantasies, kept, self.target.device),
             noise=stored["noise"],
             curve=tuple(Point(int(row[0]), *map(float, row[1:])) for row in stored["curve"]),
-            best=Kept(
-                on_device("best_q"), int(stored["best_step"]), stored["best_rows"],
-                float(stored["best_normaliser_se"]),
-            ),
-        )  # fmt: skip
+            latest=told("latest"),
+            best=told("best"),
+        )
 
 
-def settled_at_the_top(curve: list[Point]) -> bool:
+def settled_at_the_top(curve: Sequence[Point]) -> bool:
     """Whether the last quarter of the steps changed the rows' score by next to nothing.
 
     Next to nothing is a fiftieth of all that it rose, or two standard errors of the normaliser.
