@@ -58,6 +58,8 @@ LATE = 8
 """Power of the step by which an iterate counts in the average: about the last ninth of them."""
 RATES = {"adam": 0.01, "momentum": 0.1}
 """First step, in units of the unknowns; for momentum times the gradient in nats per example."""
+POINTS, ESTIMATED_POINTS = 20, 5
+"""How often the rows are scored where that is exact, and where it is a lengthy estimate."""
 LAST_PART = 0.25
 """Share of the steps over which a curve that has settled brings next to nothing,"""
 LITTLE = 0.02
@@ -101,9 +103,10 @@ class Contrastive(Method):
     ``chains`` fantasy chains make ``sweeps`` Gibbs sweeps for each gradient; unless ``persistent``
     they begin at the batch. ``learning_rate`` falls linearly to zero over ``max_steps``; unset it
     is 0.01 for adam, 0.1 for momentum. ``validation`` is the share of the rows that are not fitted
-    but scored, ``curve`` how many times; unset a tenth of 500 rows or more. ``keep``: ``best``,
-    the average of iterates that tells those rows best (the last where there are none),
-    ``average``, the last, or ``last``, the last iterate itself.
+    but scored; unset it is a tenth of 500 rows or more. ``curve`` is how often rows are scored on
+    the way; unset 20 times, or 5 where that takes an estimate. ``keep``: ``best``, the average of
+    iterates that tells rows kept apart best (the last where there are none), ``average``, the
+    last, or ``last``, the last iterate itself.
     """
 
     name: ClassVar[str] = "contrastive"
@@ -121,13 +124,13 @@ class Contrastive(Method):
     learning_rate: float | None = None
     validation: float | None = None
     keep: Literal["best", "average", "last"] = "best"
-    curve: int = 20
+    curve: int | None = None
     minutes: float | None = None
 
     def __post_init__(self) -> None:
         for setting in ("max_steps", "batch_size", "chains", "sweeps", "curve"):
             value = getattr(self, setting)
-            require(value >= 1, "contrastive", setting, value, "at least 1")
+            require(value is None or value >= 1, "contrastive", setting, value, "at least 1")
         known = {
             "objective": ("posterior", "likelihood"),
             "optimiser": ("adam", "momentum"),
@@ -217,14 +220,19 @@ class _Climb:
         self.slices = Slices(train, self.prior, contrastive.batch_size)
         self.likelihoods = Likelihoods(target, split)
         self.fitted = train.n_examples
-        marks = np.linspace(0, contrastive.max_steps, contrastive.curve + 1).round()
-        self.marks = (
-            frozenset(marks.astype(int).tolist()) if self.likelihoods.known else frozenset()
-        )
+        self.marks = self._marks()
         self.resumed = 0
         stored = keeper.load()
         with target.context():
             self.state = self._begin(streams[1:]) if stored is None else self._restored(stored)
+
+    def _marks(self) -> frozenset[int]:
+        """Steps after which the rows are scored."""
+        if not self.likelihoods.known:
+            return frozenset()
+        often = self.contrastive.curve or (POINTS if self.likelihoods.exact else ESTIMATED_POINTS)
+        places = np.linspace(0, self.contrastive.max_steps, often + 1).round()
+        return frozenset(places.astype(int).tolist())
 
     def _begin(self, streams: list[np.random.SeedSequence]) -> State:
         rng = np.random.default_rng(streams[0])
