@@ -224,7 +224,9 @@ class _Climb:
         self.resumed = 0
         stored = keeper.load()
         with target.context():
-            self.state = self._begin(streams[1:]) if stored is None else self._restored(stored)
+            self.state = (
+                self._begin(train, streams[1:]) if stored is None else self._restored(stored)
+            )
 
     def _marks(self) -> frozenset[int]:
         """Steps after which the rows are scored."""
@@ -234,9 +236,9 @@ class _Climb:
         places = np.linspace(0, self.contrastive.max_steps, often + 1).round()
         return frozenset(places.astype(int).tolist())
 
-    def _begin(self, streams: list[np.random.SeedSequence]) -> State:
+    def _begin(self, train: Target, streams: list[np.random.SeedSequence]) -> State:
         rng = np.random.default_rng(streams[0])
-        initial = self.target.story.initial(self.target.data, rng)
+        initial = train.story.initial(train.data, rng)
         q = self.prior.start(rng) if initial is None else self.prior.flatten(initial)
         order, noise = (int(s) >> 1 for s in streams[1].generate_state(2, np.uint64))
         shuffle = torch.Generator().manual_seed(order)

@@ -219,7 +219,8 @@ class _Own:
 
     def __init__(self, target: Target, sgld: SGLD) -> None:
         prior = LogPrior.of(target)
-        self.density, self._target = prior, target
+        self.density: LogDensity = prior
+        self._target = target
         self.seconds = compile_seconds(prior)
         self._gradient = OwnGradient(target, prior)
         self.slices = Slices(target, prior, sgld.batch_size)

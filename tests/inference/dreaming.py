@@ -12,7 +12,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from storyzoo.inference.engine.progress import Progress
 from storyzoo.inference.engine.target import Target, make_target
+from storyzoo.inference.map import MAP
 from storyzoo.story import Data, Fantasies, Latents, Story
 from tests.ising import Spins, spins
 
@@ -93,10 +95,8 @@ def bell(hidden: bool = True, n: int = 300) -> Target:
 
 def exact_mode(target: Target, objective: Any = "posterior") -> dict[str, float]:
     """By the exact gradient."""
-    from storyzoo.inference.engine.progress import Progress
-    from storyzoo.inference.map import MAP
-
-    story: Any = replace(target.story, hidden=False)  # type: ignore[type-var]
-    known = make_target(story, {name: np.asarray(v) for name, v in target.data.items()})
+    story: Any = target.story
+    arrays = {name: np.asarray(value) for name, value in target.data.items()}
+    known = make_target(replace(story, hidden=False), arrays)
     tree, _ = MAP(restarts=2, objective=objective).run(known, seed=0, progress=Progress(quiet=True))
     return {str(name): v.item() for name, v in tree["posterior"].data_vars.items()}
