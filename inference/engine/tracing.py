@@ -73,6 +73,27 @@ def trace(function: Function, point: Tensor) -> fx.GraphModule:
     return recorder.finish(answer)
 
 
+def most_entries(graph: Function, point: Tensor) -> int:
+    """Entries of the largest tensor that a graph makes on its way; 0 of what is no graph."""
+    if not isinstance(graph, fx.GraphModule):
+        return 0
+    sizes = _Sizes(graph)
+    sizes.run(point)  # type: ignore[no-untyped-call]
+    return sizes.most
+
+
+class _Sizes(fx.Interpreter):
+    """Runs a graph and remembers the largest tensor that it made."""
+
+    most = 0
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)  # type: ignore[no-untyped-call]
+        if isinstance(value, Tensor) and n.op == "call_function":
+            self.most = max(self.most, value.numel())
+        return value
+
+
 def script(graph: fx.GraphModule, point: Tensor) -> Function:
     """The graph run by TorchScript's interpreter, which costs a third of Python's per operation."""
     with warnings.catch_warnings(), torch.no_grad():
