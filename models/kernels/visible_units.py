@@ -165,7 +165,8 @@ class Categorical:
         return replace(self, bias=torch.lerp(base_bias, self.bias, _weight(heat, self.bias)))
 
     def _by_unit(self, feature: Tensor) -> Tensor:
-        return feature.reshape(*feature.shape[:-1], -1, self.levels)
+        units = feature.shape[-1] // self.levels
+        return feature.reshape(*feature.shape[:-1], units, self.levels)
 
 
 @dataclass(frozen=True)
