@@ -116,6 +116,8 @@ LISTED_UNITS = 12
 """Hidden units up to which what is missing is drawn from its exact conditional."""
 CLAMPED_SWEEPS = 200
 """Of the chains that fill in what is missing elsewhere."""
+TRACED_CHAINS = 8
+"""Simulating chains whose free energies are followed."""
 ANNEALED_CHAINS, ANNEALED_STEPS = 500, 2000
 """Of the annealed importance sampling that estimates log Z."""
 
@@ -466,6 +468,19 @@ class RestrictedBoltzmann(Story):
         )
 
     # -- what the fit is for -------------------------------------------------------------------
+
+    def trajectories(
+        self, latents: Latents, data: Data, rng: np.random.Generator
+    ) -> dict[str, Tensor] | None:
+        """Free energies, nats, in the second half of the tempered chains that end in a sample.
+
+        None where the machine is sampled exactly.
+        """
+        machine = self.machine(latents)
+        if machine.tractable:
+            return None
+        found = boltzmann.tempered(machine, TRACED_CHAINS, boltzmann.SWEEPS, _generator(rng))
+        return {"free energy": found.free_energy[:, boltzmann.SWEEPS // 2 :]}
 
     def impute(self, latents: Latents, data: Data, rng: np.random.Generator) -> dict[str, Tensor]:
         """A draw of the missing pixels given those that are known.
