@@ -166,9 +166,9 @@ def score(options: argparse.Namespace) -> int:
     answer = _load_fit(Path(options.folder))
     found = answer.log_density(_new_data(options.data))
     columns = {"log_density_nats": found.nats}
-    if found.estimated:
-        ends = {"_se": found.se, "_lower": found.lower, "_upper": found.upper}
-        columns |= {f"log_density_nats{end}": values for end, values in ends.items()}
+    if found.lower is not None and found.upper is not None:
+        ends = {"se": found.se, "lower": found.lower, "upper": found.upper}
+        columns |= {f"log_density_nats_{end}": values for end, values in ends.items()}
     sys.stderr.write(f"zoo: log_density_nats: {found.nature}\n")
     frame = pd.DataFrame(columns)
     frame.index = pd.RangeIndex(1, len(frame) + 1, name="row")

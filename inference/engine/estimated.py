@@ -74,4 +74,4 @@ def _estimate(target: Target, latents: Latents, seed: list[int]) -> tuple[Array,
         part.expand(target.n_examples).cpu().numpy().astype(np.float64)
         for part in (found.value, found.lower, found.upper)
     )
-    return value, np.float64(found.standard_error), lower, upper
+    return value, np.asarray(found.standard_error, dtype=np.float64), lower, upper

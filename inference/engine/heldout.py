@@ -57,11 +57,6 @@ class Predictive(NamedTuple):
     """(N,): how many values each example holds, where all are discrete (else bits mean nothing)."""
 
     @property
-    def estimated(self) -> bool:
-        """Whether the likelihood itself is an estimate, and not just its average over draws."""
-        return self.lower is not None
-
-    @property
     def nature(self) -> str:
         """What the numbers are, in words."""
         if self.lower is not None and self.upper is not None:
