@@ -36,8 +36,9 @@ REPLICAS = 10
 """Temperatures of tempered sampling, where none are given."""
 MEETING = 3.0
 """Standard errors of their difference within which two bounds are said to meet."""
-FEWEST_EFFECTIVE = 10.0
-"""Effective weights below which a standard error can't be believed."""
+LEAST_EFFECTIVE = 0.25
+"""Share of the weights that must be effective: with fewer, modes are easily missing, from both
+bounds alike, and a standard error can't be believed."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,8 @@ class LogPartition(NamedTuple):
     """Effective sample size of the forward weights, ``(sum w)^2 / sum w^2``; so ``upper_ess``."""
     upper_ess: float
     met: bool
-    """Whether the bounds differ by no more than their errors explain; else log Z is not known."""
+    """Whether the bounds differ by no more than their errors explain, and enough of the weights
+    are effective for those to be believed; else log Z is not known."""
 
 
 @torch.no_grad()
@@ -251,7 +253,7 @@ def annealed_log_partition(
     back, upper_error, upper_ess = _log_mean(reverse)
     value, upper = log_start + lower, log_start - back
     allowed = MEETING * math.hypot(error, upper_error)
-    believable = min(ess, upper_ess) >= min(FEWEST_EFFECTIVE, chains / 2)
+    believable = min(ess, upper_ess) >= LEAST_EFFECTIVE * chains
     met = believable and abs(upper - value) <= allowed
     return LogPartition(value, error, value, upper, upper_error, ess, upper_ess, met)
 

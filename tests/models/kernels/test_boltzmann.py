@@ -192,6 +192,18 @@ def test_bounds_that_do_not_meet_leave_the_likelihood_unknown() -> None:
     assert found.ess < 10
 
 
+def test_bounds_that_agree_by_few_weights_do_not_meet() -> None:
+    """Where annealing misses modes, tempering may too: both bounds are then too low."""
+    m = two_moded(pull=6.0)
+    weight = torch.block_diag(*[m.weight] * 4)
+    many = Boltzmann(weight, m.visible_bias.repeat(4), m.hidden_bias.repeat(4))
+    found = [annealed_log_partition(many, 40, 4, rng(s), sweeps=5) for s in range(5)]
+    exact = float(many.exact_log_partition())
+    assert all(each.ess < 10 for each in found)
+    assert any(abs(each.value - exact) > 3 * each.standard_error for each in found)
+    assert not any(each.met for each in found)
+
+
 def test_the_same_seed_gives_the_same_bits() -> None:
     m = machine("categorical")
     one, other = (annealed_log_partition(m, 20, 20, rng(7)) for _ in range(2))
