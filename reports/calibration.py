@@ -29,6 +29,8 @@ FEW = 100
 """Simulations below which little can be seen."""
 FEWEST = 10
 """Simulations above which quantities that look alike are taken to be one."""
+OFTEN = 0.1
+"""Share of fits with trouble of their own above which it is worth mending all the same."""
 CLEAR = 2.5
 """Standard errors by which a mean or a spread of ranks must be off to give a failure its name."""
 INTERVALS = (50, 90)
@@ -75,6 +77,12 @@ class Reading:
         return float((squares.mean() - 1 / 12) * math.sqrt(180 * len(self.ranks)))
 
     @property
+    def _at_one_end(self) -> bool:
+        """Whether most of the spread about one half is that all ranks lie on one side of it."""
+        apart = self.fractions - 0.5
+        return bool(apart.mean() ** 2 > 0.5 * (apart**2).mean())
+
+    @property
     def word(self) -> str:
         """What is wrong, or ``calibrated``.
 
@@ -85,7 +93,7 @@ class Reading:
         largest = max(abs(self.shift), abs(self.spread))
         if largest < CLEAR or self.name in TOGETHER:
             return ODD
-        if abs(self.shift) >= abs(self.spread):
+        if abs(self.shift) >= abs(self.spread) or self._at_one_end:
             return SHIFTED
         return NARROW if self.spread > 0 else WIDE
 
@@ -171,7 +179,7 @@ def readings_of(evidence: Evidence) -> tuple[Reading, ...]:
         Reading(name, ranks, evidence.among, p, joint)
         for (name, ranks, p), joint in zip(found, adjusted, strict=True)
     ]
-    return tuple(sorted(readings, key=lambda reading: reading.p))
+    return tuple(sorted(readings, key=lambda r: (r.p, -max(abs(r.shift), abs(r.spread)))))
 
 
 def distinct(truths: Array) -> list[int]:
@@ -240,12 +248,13 @@ def _counted(number: int, one: str, many: str) -> str:
 def _do_next(evidence: Evidence, failed: Sequence[Reading]) -> list[str]:
     steps = []
     diverged = int((evidence.divergences > 0).sum())
-    if failed and diverged:
+    many = OFTEN * evidence.simulations
+    if diverged > (0 if failed else many):
         steps.append(
             f"{diverged} of {evidence.simulations} fits had divergent transitions: mend these "
             "first (`zoo explain divergences`)"
         )
-    if failed and _dependent(evidence):
+    if _dependent(evidence) > (0 if failed else many):
         steps.append("Draw more, so that the draws ranked are independent: `--with draws=…`")
     if failed and not steps:
         steps.append(

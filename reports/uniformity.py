@@ -60,7 +60,8 @@ def _pointwise(count: int, among: int) -> Array:
     numbers = np.arange(count + 1)
     below = binom.cdf(numbers, count, shares[:, None])
     above = binom.sf(numbers - 1, count, shares[:, None])
-    return np.minimum(1.0, 2 * np.minimum(below, above))
+    both: Array = np.minimum(1.0, 2 * np.minimum(below, above))
+    return both
 
 
 def _limits(count: int, among: int, least: float) -> tuple[Counts, Counts]:

@@ -253,7 +253,7 @@ def _one(calibrator: Calibrator, number: int, seed: int) -> Iterator[np.ndarray]
 def _ready_to_fork(calibrator: Calibrator) -> Calibrator:
     """One core for each fit, and the machine code of all of them loaded once, before the fork."""
     calibrator.target.density().native()
-    settings = calibrator.method
+    settings: Any = calibrator.method
     if hasattr(settings, "cores"):
         return Calibrator(calibrator.target, replace(settings, cores=1))
     return calibrator

@@ -37,7 +37,7 @@ def calibration_figures(readings: Sequence[Reading]) -> list[Figure]:
     )
     if len(drawn) < len(readings):
         caption += f" The {len(drawn)} worst of {len(readings)} quantities are drawn."
-    keys = (Key("line", "c0", "calibrated"), Key("line", "bad", "fails"))
+    keys: tuple[Key, ...] = (Key("line", "c0", "calibrated"), Key("line", "bad", "fails"))
     keys = keys if any(not reading.passed for reading in drawn) else keys[:1]
     panels = tuple(_panel(reading) for reading in drawn)
     return [Figure("ranks", "", caption, panels, keys)]

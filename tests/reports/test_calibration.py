@@ -34,7 +34,7 @@ COUNT, AMONG = 200, 99
 def ranks(ratio: float = 1.0, shift: float = 0.0, seed: int = 0) -> np.ndarray:
     """Ranks under posteriors whose sd is so many times the right one, off by so many of it."""
     place = stats.norm.cdf(np.random.default_rng(seed).normal(shift, 1, COUNT) / ratio)
-    return np.minimum((place * (AMONG + 1)).astype(int), AMONG).astype(float)
+    return np.asarray(np.minimum((place * (AMONG + 1)).astype(int), AMONG), dtype=float)
 
 
 def evidence(columns: dict[str, np.ndarray], **more: Any) -> Evidence:
@@ -59,9 +59,10 @@ def evidence(columns: dict[str, np.ndarray], **more: Any) -> Evidence:
         ({"ratio": 1.6}, WIDE, "ranks pile in the middle"),
         ({"shift": 0.5}, SHIFTED, "draws lie too low"),
         ({"shift": -0.5}, SHIFTED, "draws lie too high"),
+        ({"shift": -4.0}, SHIFTED, "draws lie too high"),
     ],
 )
-def test_words(given: dict[str, float], word: str, said: str) -> None:
+def test_words(given: dict[str, Any], word: str, said: str) -> None:
     judged = judge(evidence({"mu": ranks(seed=8), "tau": ranks(**given)}))
     assert judged.verdict == word
     assert said in judged.headline

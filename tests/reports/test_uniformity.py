@@ -21,7 +21,7 @@ def test_p_values_are_those_of_enumeration() -> None:
             seen = stats.binom(count, (place + 1) / (among + 1))
             number = int((ranks <= place).sum())
             chances.append(min(1.0, 2 * min(seen.cdf(number), seen.sf(number - 1))))
-        return min(chances)
+        return float(min(chances))
 
     found = np.array([least(ranks) for ranks in every])
     for ranks, value in list(zip(every, found, strict=True))[::5]:

@@ -127,9 +127,9 @@ def test_refusals_leave_no_folder(tmp_path: Path) -> None:
         run(sz.MAP(), out=tmp_path / "no")
     with pytest.raises(RefusedError, match="the prior of beta is improper"):
         calibrate(FlatRegression(), {"x": X[:, 0], "y": X[:, 1]}, sz.NUTS(), out=tmp_path / "no")
-    for wrong in ({"simulations": 0}, {"jobs": 0}):
+    for wrong in ("simulations", "jobs"):
         with pytest.raises(SettingError, match="at least 1"):
-            run(out=tmp_path / "no", **wrong)
+            run(EXACT, out=tmp_path / "no", **{wrong: 0})
     assert not (tmp_path / "no").exists()
 
 
@@ -147,7 +147,8 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert (folder / "report.html").exists()
     assert main([*argv[:-1], "24", "--resume", "--strict"]) == 3
     text = capsys.readouterr().out
-    assert "TOO NARROW" in text and "24 simulations" in text and str(folder) in text
+    assert "SHIFTED" in text and "tau: draws lie too high" in text
+    assert "24 simulations" in text and str(folder) in text
 
 
 @pytest.mark.usefixtures("workdir")
