@@ -105,8 +105,8 @@ class Contrastive(Method):
     is 0.01 for adam, 0.1 for momentum. ``validation`` is the share of the rows that are not fitted
     but scored; unset it is a tenth of 500 rows or more. ``curve`` is how often rows are scored on
     the way; unset 20 times, or 5 where that takes an estimate. ``keep``: ``best``, the average of
-    iterates that tells rows kept apart best (the last where there are none), ``average``, the
-    last, or ``last``, the last iterate itself.
+    iterates that tells rows kept apart best (where there are none the highest, if that is known
+    exactly), ``average``, the last, or ``last``, the last iterate itself.
     """
 
     name: ClassVar[str] = "contrastive"
@@ -177,6 +177,8 @@ class Kept(NamedTuple):
     rows: np.ndarray
     """(V,): their log likelihoods, nats."""
     normaliser_se: float
+    height: float
+    """What the best is chosen by, nats per row."""
 
 
 class State(NamedTuple):
@@ -248,7 +250,7 @@ class _Climb:
         fantasies = Fantasies(
             generator, settings.chains, settings.sweeps, settings.persistent, settings.centred
         )
-        nothing = Kept(q, -1, np.zeros(0), 0.0)
+        nothing = Kept(q, -1, np.zeros(0), 0.0, -math.inf)
         state = State(
             0, q, adam.begin(q), q, batch, torch_state(shuffle), fantasies,
             torch_state(generator), (), nothing, nothing,
@@ -338,11 +340,20 @@ class _Climb:
         q = state.q if self.contrastive.keep == "last" else state.average
         scores = self.likelihoods(q, np.random.default_rng([self.seed, state.step]))
         point = point_of(state.step, scores)
-        now = Kept(q, state.step, scores.validation, scores.normaliser_se)
-        better = not len(state.best.rows) or point.validation > float(state.best.rows.mean())
+        height = self._height(q, point)
+        now = Kept(q, state.step, scores.validation, scores.normaliser_se, height)
+        better = height >= state.best.height
         return state._replace(
             curve=(*state.curve, point), latest=now, best=now if better else state.best
         )
+
+    def _height(self, q: Tensor, point: Point) -> float:
+        """How rows kept apart are told; without any the objective, or the step if it is unknown."""
+        if not math.isnan(point.validation):
+            return point.validation
+        if not point.normaliser_se:
+            return point.training + float(self.prior.value_and_gradient(q)[0]) / self.fitted
+        return float(point.step)
 
     # -- the answer ----------------------------------------------------------------------
 
@@ -362,12 +373,11 @@ class _Climb:
         return Outcome(tree, self._info(stopped, state, kept))
 
     def _kept(self, state: State) -> Kept:
-        """The best answer on rows kept apart, or the last."""
+        """The best answer, or the last."""
         if self.likelihoods.known:
-            best = self.contrastive.keep == "best" and len(state.best.rows)
-            return state.best if best else state.latest
+            return state.best if self.contrastive.keep == "best" else state.latest
         q = state.q if self.contrastive.keep == "last" else state.average
-        return Kept(q, state.step, np.zeros(0), 0.0)
+        return Kept(q, state.step, np.zeros(0), 0.0, 0.0)
 
     def _info(self, stopped: str, state: State, kept: Kept) -> ContrastiveInfo:
         curve, best = state.curve, state.best
@@ -440,6 +450,7 @@ class _Climb:
                 int(stored[f"{name}.step"]),
                 stored[f"{name}.rows"],
                 float(stored[f"{name}.normaliser_se"]),
+                float(stored[f"{name}.height"]),
             )
 
         settings = self.contrastive

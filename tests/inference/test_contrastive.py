@@ -212,6 +212,18 @@ def test_best_point_on_rows_kept_apart_is_kept() -> None:
     assert last.over_fitting == pytest.approx(last.validation[place] - last.validation[-1])
 
 
+def test_highest_point_is_kept_where_no_rows_are_apart() -> None:
+    target = dreaming(hidden=False, n=60)
+    point, info = fitted(
+        target, max_steps=200, curve=40, learning_rate=3.0, batch_size=5, chains=5,
+        objective="likelihood",
+    )  # fmt: skip
+    assert info.validation == ()
+    assert info.kept_step == info.curve_steps[int(np.argmax(info.training))] < 200
+    by_hand = ising.exact(np.asarray(target.data["v"]), point["bias"], point["coupling"])
+    assert max(info.training) == pytest.approx(by_hand.mean())
+
+
 def curve(*scores: float, error: float = 0.0) -> list[Point]:
     """Points at equal steps."""
     return [Point(10 * n, score, 0.1, 0.0, 0.1, error) for n, score in enumerate(scores)]
