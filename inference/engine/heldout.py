@@ -145,12 +145,13 @@ def averaged_estimates(found: Estimates) -> Predictive:
     weights = np.nan_to_num(softmax(found.value, axis=0))
     over_rows = (weights.mean(1) * found.standard_error) ** 2
     by_row = (weights * found.standard_error[:, None]) ** 2
+    ends = [logsumexp(end, axis=0) - np.log(size) for end in (found.lower, found.upper)]
     return Predictive(
         nats=mixed.nats,
         se=np.sqrt(mixed.se**2 + by_row.sum(0)),
         mean_se=float(np.sqrt(mixed.mean_se**2 + over_rows.sum())),
-        lower=logsumexp(found.lower, axis=0) - np.log(size),
-        upper=logsumexp(found.upper, axis=0) - np.log(size),
+        lower=np.minimum(*ends),  # bounds that are as good as equal cross by chance
+        upper=np.maximum(*ends),
     )
 
 

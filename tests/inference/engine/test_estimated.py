@@ -99,6 +99,12 @@ def test_a_point_has_the_error_of_its_normaliser() -> None:
     np.testing.assert_allclose(found.upper, truth + 0.1)
 
 
+def test_bounds_that_cross_by_chance_are_put_in_order() -> None:
+    found = log_predictive(target_of(gap=-0.02), POINT)
+    assert found.lower is not None and found.upper is not None
+    np.testing.assert_allclose(found.upper - found.lower, 0.02)
+
+
 def test_few_of_many_draws_are_averaged_inside_the_logarithm() -> None:
     draws = wide()
     found = log_predictive(target_of(noise=0.0, gap=0.0), draws)
