@@ -42,6 +42,15 @@ DATASETS: dict[str, DataEntry] = {
     "digits": DataEntry(
         "storyzoo.datasets.images:digits", "handwritten digits, 8 by 8 pixels", 1797, 64
     ),
+    "digits-binary": DataEntry(
+        "storyzoo.datasets.images:digits_binary", "the same digits, ink or paper", 1797, 64
+    ),
+    "bars-and-stripes": DataEntry(
+        "storyzoo.datasets.bars_and_stripes:bars_and_stripes",
+        "images of upright bars or lying stripes, 4 by 4",
+        30,
+        16,
+    ),
     "eight-schools": DataEntry(
         "storyzoo.datasets.tables:eight_schools", "effects of coaching and their errors", 8, 2
     ),

@@ -9,7 +9,10 @@ import pandas as pd
 
 from storyzoo.datasets.dataset import Dataset
 from storyzoo.datasets.remote import fetch
-from storyzoo.errors import DataError
+from storyzoo.errors import DataError, SettingError
+
+INK = 0.5
+"""Share of the range of grey above which a pixel of `digits-binary` is ink."""
 
 
 def digits() -> Dataset:
@@ -19,20 +22,57 @@ def digits() -> Dataset:
     found = load_digits()
     pixels = np.asarray(found["data"], dtype=np.float64)
     labels = pd.Series(np.asarray(found["target"], dtype=np.int64), name="digit")
-    return Dataset("digits", _pixels(pixels, 8), labels=labels, test_rows=np.arange(1500, 1797))
+    return Dataset("digits", as_pixels(pixels, 8), labels=labels, test_rows=np.arange(1500, 1797))
 
 
-def mnist() -> Dataset:
-    """MNIST's 10,000 test images of 28 by 28 pixels, 0 to 255, split 8000/1000/1000."""
-    pixels = read_idx("mnist/t10k-images-idx3-ubyte.zip").reshape(-1, 28 * 28)
+def digits_binary() -> Dataset:
+    """The same digits as ink (above half of the range) or paper; 1,500 rows to fit, 297 to score.
+
+    The rows to score are drawn by a fixed seed: hands that wrote them wrote others to fit.
+    """
+    grey = digits()
+    assert grey.table is not None
+    order = np.random.default_rng(0).permutation(len(grey.table))
+    ink = (grey.table / 16 > INK).astype(np.float64)
+    return Dataset("digits-binary", ink, labels=grey.labels, test_rows=np.sort(order[1500:]))
+
+
+def mnist(binarize: str = "none", seed: int = 0) -> Dataset:
+    """MNIST's 10,000 test images of 28 by 28 pixels, 0 to 255, split 8000/1000/1000.
+
+    ``binarize``: a share of the range above which a pixel is 1, else 0; or ``sampled``, 1 with
+    the probability of its share (Salakhutdinov and Murray 2008), drawn once by ``seed``.
+    """
+    grey = read_idx("mnist/t10k-images-idx3-ubyte.zip").reshape(-1, 28 * 28)
+    pixels = _binarized(grey.astype(np.float64) / 255, binarize, seed)
     labels = read_idx("mnist/t10k-labels-idx1-ubyte.zip").astype(np.int64)
     return Dataset(
         "mnist",
-        _pixels(pixels.astype(np.float64), 28),
+        as_pixels(grey.astype(np.float64) if pixels is None else pixels, 28),
         labels=pd.Series(labels, name="digit"),
         validation_rows=np.arange(8000, 9000),
         test_rows=np.arange(9000, 10000),
     )
+
+
+def _binarized(share: np.ndarray, binarize: str, seed: int) -> np.ndarray | None:
+    """Zeros and ones from shares of the range; None where grey is to stay."""
+    if binarize == "none":
+        return None
+    if binarize == "sampled":
+        if seed < 0:
+            raise SettingError(f"data 'mnist': seed={seed} must be at least 0")
+        return (np.random.default_rng(seed).random(share.shape) < share).astype(np.float64)
+    try:
+        threshold = float(binarize)
+    except ValueError:
+        threshold = -1.0
+    if not 0 <= threshold < 1:
+        raise SettingError(
+            f"data 'mnist': binarize={binarize!r} should be 'sampled', 'none' or a share of the "
+            "range from 0 to below 1"
+        )
+    return (share > threshold).astype(np.float64)
 
 
 def read_idx(path: str) -> np.ndarray:
@@ -51,6 +91,7 @@ def read_idx(path: str) -> np.ndarray:
     return values.reshape(shape)
 
 
-def _pixels(values: np.ndarray, width: int) -> pd.DataFrame:
+def as_pixels(values: np.ndarray, width: int) -> pd.DataFrame:
+    """Images (N, pixels) as a table, columns named by row and column from the upper left."""
     columns = [f"pixel_{i // width}_{i % width}" for i in range(values.shape[1])]
     return pd.DataFrame(values, columns=columns)

@@ -32,6 +32,11 @@ METHODS: dict[str, MethodEntry] = {
         "L-BFGS from several starts: a mode of the posterior",
         "point",
     ),
+    "contrastive": MethodEntry(
+        "storyzoo.inference.contrastive:Contrastive",
+        "contrastive divergence: a mode where the normaliser can only be sampled",
+        "point",
+    ),
     "laplace": MethodEntry(
         "storyzoo.inference.laplace:Laplace",
         "a normal around the mode, with a log evidence",
@@ -56,6 +61,11 @@ METHODS: dict[str, MethodEntry] = {
         "storyzoo.inference.chees:ChEES",
         "Hamiltonian Monte Carlo by many chains in step: exact draws, made for GPUs",
         "draws",
+    ),
+    "sgld": MethodEntry(
+        "storyzoo.inference.sgld:SGLD",
+        "stochastic-gradient Langevin dynamics: draws by noisy gradients from slices",
+        "approximation",
     ),
 }
 

@@ -30,7 +30,15 @@ from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.enumeration import responsibilities, under_labels
 from storyzoo.inference.engine.expected_joint import ExpectedJoint
 from storyzoo.inference.engine.factors import priors_of, slice_examples
-from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, PointInfo, require
+from storyzoo.inference.engine.method import (
+    Info,
+    Kind,
+    Method,
+    Outcome,
+    PointInfo,
+    needs_density,
+    require,
+)
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.resume import Keeper, fingerprint
 from storyzoo.inference.engine.runaway import runaway
@@ -71,6 +79,15 @@ class EM(Method):
 
     def refuses(self, story: Story, structure: Structure) -> str | None:
         """EM sums discrete sites out; a story without any has nothing to expect."""
+        if story.has("stochastic_gradient"):
+            use = "map" if story.intractable() is None else "contrastive"
+            return (
+                "no M-step is closed: what it hides is summed out already, but its normaliser "
+                f"depends on every unknown; use {use}"
+            )
+        reason = needs_density(story)
+        if reason is not None:
+            return reason
         if not structure.discrete:
             return "it has no discrete site to take expectations over; use map"
         if structure.local:

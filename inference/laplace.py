@@ -25,7 +25,7 @@ from storyzoo.errors import RefusedError
 from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.coordinates import slot_at
 from storyzoo.inference.engine.density import LogDensity
-from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, require
+from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, needs_density, require
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.restarts import Modes, Search, compile_seconds
 from storyzoo.inference.engine.resume import Keeper, fingerprint
@@ -77,6 +77,9 @@ class Laplace(Method):
 
     def refuses(self, story: Story, structure: Structure) -> str | None:
         """A Hessian needs continuous sites, and not too many."""
+        reason = needs_density(story)
+        if reason is not None:
+            return reason
         if not structure.latents:
             return "it has no continuous latent site"
         size = sum(math.prod(site.shape) for site in structure.latents.values())

@@ -17,7 +17,15 @@ from typing import ClassVar, Literal
 
 from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.density import LogDensity
-from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, PointInfo, require
+from storyzoo.inference.engine.method import (
+    Info,
+    Kind,
+    Method,
+    Outcome,
+    PointInfo,
+    needs_density,
+    require,
+)
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.restarts import Modes, Search, compile_seconds
 from storyzoo.inference.engine.resume import Keeper, fingerprint
@@ -60,6 +68,9 @@ class MAP(Method):
 
     def refuses(self, story: Story, structure: Structure) -> str | None:
         """An ascent moves continuous sites."""
+        reason = needs_density(story)
+        if reason is not None:
+            return reason
         if not structure.latents:
             return "it has no continuous latent site to move"
         return None

@@ -30,7 +30,7 @@ from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.density import LogDensity
 from storyzoo.inference.engine.improper import improper_along
 from storyzoo.inference.engine.kept import KeptChains
-from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, require
+from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, needs_density, require
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.resume import fingerprint
 from storyzoo.inference.engine.rows import divergences, evaluations, most_draws, statistics
@@ -105,6 +105,9 @@ class NUTS(Method):
 
     def refuses(self, story: Story, structure: Structure) -> str | None:
         """NUTS moves continuous sites; discrete ones must be summed out."""
+        reason = needs_density(story)
+        if reason is not None:
+            return reason
         if not structure.latents:
             return "it has no continuous latent site to move; use em"
         endless = [name for name, site in structure.discrete.items() if _endless(site.support)]

@@ -25,15 +25,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from storyzoo.inference.engine import adam
+from storyzoo.inference.engine.adam import Moments
 from storyzoo.inference.engine.checkpoint import Checkpoint, restore_torch, torch_state
 from storyzoo.inference.engine.density import LogDensity
 from storyzoo.inference.engine.guides import Guide, LowRankGuide, MultivariateGuide, NormalGuide
-from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, require
+from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, needs_density, require
 from storyzoo.inference.engine.own_guide import OwnGuide
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.restarts import compile_seconds
 from storyzoo.inference.engine.resume import Keeper, fingerprint
-from storyzoo.inference.engine.slices import Batch, Slices
+from storyzoo.inference.engine.slices import Batch, Slices, refuses_slices
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import posterior_tree
@@ -46,8 +48,6 @@ LEVELS, DECAY = 4, 1 / 3
 """How often the step is made smaller before the run has settled, and by what factor."""
 NOISE = 2.0
 """Standard errors by which a window's ELBO must exceed the last one's to count as risen."""
-MOMENTUM, SQUARES, SMALL = 0.9, 0.999, 1e-8
-"""Adam's decay of its two averages, and what keeps it from dividing by zero."""
 TRIAL_DRAWS = 200
 """Fresh draws by which the ends of the starts are compared."""
 LONGEST_PATH = 500
@@ -112,6 +112,9 @@ class SVI(Method):
 
     def refuses(self, story: Story, structure: Structure) -> str | None:
         """What the guide can't tell of, and what can't be sliced."""
+        reason = needs_density(story)
+        if reason is not None:
+            return reason
         if not structure.latents:
             return "it has no continuous latent site"
         if self.guide == "story" and not story.has("guide"):
@@ -122,11 +125,9 @@ class SVI(Method):
         return self._refuses_slices(story, structure) if self.batch_size is not None else None
 
     def _refuses_slices(self, story: Story, structure: Structure) -> str | None:
-        if story.examples is None:
-            return "it has no independent examples to slice; leave batch_size unset"
-        tied = [name for name, s in structure.discrete.items() if story.examples not in s.plates]
-        if tied:
-            return f"'{tied[0]}' ties the examples together; leave batch_size unset"
+        reason = refuses_slices(story, structure)
+        if reason is not None:
+            return f"{reason}; leave batch_size unset"
         if self.guide == "story":
             return "its own guide sees all examples at once; leave batch_size unset"
         if structure.local and self.guide != "normal":
@@ -321,17 +322,13 @@ class _Fit:
         moving[starts] = 1.0 if touched is None else touched.to(moving)
         slope = torch.zeros_like(state.mean)
         slope[starts] = gradient
-        taken = state.taken + moving
-        mean = state.mean + moving * (1 - MOMENTUM) * (slope - state.mean)
-        square = state.square + moving * (1 - SQUARES) * (slope.square() - state.square)
-        unbiased = mean / (1 - MOMENTUM ** taken.clamp(min=1))
-        size = (square / (1 - SQUARES ** taken.clamp(min=1))).sqrt() + SMALL
-        rate = self.svi.learning_rate * DECAY ** state.level.to(mean)
-        parameters = state.parameters + moving * rate.unsqueeze(-1) * unbiased / size
+        moments = adam.told(Moments(state.mean, state.square, state.taken), slope, moving)
+        rate = self.svi.learning_rate * DECAY ** state.level.to(slope)
+        step = moving * rate.unsqueeze(-1) * adam.direction(moments)
+        parameters = state.parameters + step
         return state._replace(
-            parameters=parameters, mean=mean, square=square, taken=taken,
-            total=state.total + parameters,
-        )  # fmt: skip
+            parameters=parameters, **moments._asdict(), total=state.total + parameters
+        )
 
     def _next_window(self, state: State, starts: Tensor) -> State:
         """Where the ELBO has stopped rising: the window's average, and a smaller step."""

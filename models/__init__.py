@@ -28,37 +28,37 @@ STORIES: dict[str, StoryEntry] = {
         "storyzoo.models.gmm:GaussianMixture",
         "each point picks a component, then falls around its centre",
         "iris",
-        ("em", "map", "laplace", "pathfinder", "svi", "nuts", "chees"),
+        ("em", "map", "laplace", "pathfinder", "svi", "nuts", "chees", "sgld"),
     ),
     "kmeans": StoryEntry(
         "storyzoo.models.kmeans:KMeans",
         "equal weights and one tiny spherical variance: hard EM is Lloyd's algorithm",
         "iris",
-        ("em", "map", "laplace", "pathfinder", "svi", "nuts", "chees"),
+        ("em", "map", "laplace", "pathfinder", "svi", "nuts", "chees", "sgld"),
     ),
     "eight-schools": StoryEntry(
         "storyzoo.models.eight_schools:EightSchools",
         "effects of a course in eight schools, drawn towards their common mean",
         "eight-schools",
-        ("map", "laplace", "pathfinder", "svi", "nuts", "chees"),
+        ("map", "laplace", "pathfinder", "svi", "nuts", "chees", "sgld"),
     ),
     "linear-regression": StoryEntry(
         "storyzoo.models.linear_regression:LinearRegression",
         "an outcome on a line through its features, plus normal noise",
         "diabetes",
-        ("map", "laplace", "pathfinder", "svi", "nuts", "chees"),
+        ("map", "laplace", "pathfinder", "svi", "nuts", "chees", "sgld"),
     ),
     "logistic-regression": StoryEntry(
         "storyzoo.models.logistic_regression:LogisticRegression",
         "a yes or no whose log odds are a weighted sum of features",
         "breast-cancer",
-        ("map", "laplace", "pathfinder", "svi", "nuts", "chees"),
+        ("map", "laplace", "pathfinder", "svi", "nuts", "chees", "sgld"),
     ),
     "poisson-regression": StoryEntry(
         "storyzoo.models.poisson_regression:PoissonRegression",
         "a count whose log rate is a weighted sum of features",
         "insect-sprays",
-        ("map", "laplace", "pathfinder", "svi", "nuts", "chees"),
+        ("map", "laplace", "pathfinder", "svi", "nuts", "chees", "sgld"),
     ),
     "autoregression": StoryEntry(
         "storyzoo.models.autoregression:Autoregression",
@@ -70,7 +70,13 @@ STORIES: dict[str, StoryEntry] = {
         "storyzoo.models.ordered_mixture:OrderedMixture",
         "a mixture of normals on a line, told apart by the order of their locations",
         "iris-petal:columns=petal_length",
-        ("em", "map", "laplace", "pathfinder", "svi", "nuts", "chees"),
+        ("em", "map", "laplace", "pathfinder", "svi", "nuts", "chees", "sgld"),
+    ),
+    "rbm": StoryEntry(
+        "storyzoo.models.rbm:RestrictedBoltzmann",
+        "hidden units, each tied to every pixel, make pixels agree",
+        "bars-and-stripes",
+        ("map", "contrastive", "laplace", "pathfinder", "svi", "nuts", "chees", "sgld"),
     ),
 }
 

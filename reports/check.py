@@ -62,11 +62,26 @@ VEHTARI_2017 = (
     "Vehtari, Gelman & Gabry (2017), Practical Bayesian model evaluation using leave-one-out "
     "cross-validation and WAIC, Statistics and Computing 27(5)"
 )
+BURDA_2015 = (
+    "Burda, Grosse & Salakhutdinov (2015), Accurate and conservative estimates of MRF "
+    "log-likelihood using reverse annealing, AISTATS"
+)
+WELLING_2011 = (
+    "Welling & Teh (2011), Bayesian learning via stochastic gradient Langevin dynamics, ICML"
+)
+FISCHER_2014 = (
+    "Fischer & Igel (2014), Training restricted Boltzmann machines: an introduction, Pattern "
+    "Recognition 47(1)"
+)
+PRECHELT_2012 = (
+    "Prechelt (2012), Early stopping: but when?, Neural Networks: Tricks of the Trade, 2nd ed."
+)
 
 KINDS: dict[str, Kind] = {
     "finite": Kind("Every number is finite", "posterior", ARITHMETIC),
     "moving": Kind("Every chain moves", "posterior", VEHTARI_2021),
     "divergences": Kind("No divergent transitions", "posterior", BETANCOURT_2017),
+    "gradient_noise": Kind("The gradient's noise is drowned", "posterior", WELLING_2011),
     "e_bfmi": Kind("Energy mixes (E-BFMI ≥ 0.3)", "posterior", BETANCOURT_2016),
     "tree_depth": Kind("Trajectories end by themselves", "posterior", HOFFMAN_2014),
     "chains": Kind("Enough chains to compare (4)", "posterior", VEHTARI_2021),
@@ -80,10 +95,13 @@ KINDS: dict[str, Kind] = {
     "starts": Kind("Several starts agree", "optimum", BLEI_2017),
     "paths": Kind("Several paths carry the weight", "optimum", ZHANG_2022),
     "k_hat": Kind("Close enough to the posterior (k-hat)", "posterior", YAO_2018),
+    "learning_curve": Kind("The learning curve has settled", "optimum", FISCHER_2014),
+    "over_fitting": Kind("Rows kept apart are told as well as ever", "optimum", PRECHELT_2012),
     "converged": Kind("The ascent converged", "optimum", MCLACHLAN_2000),
     "degenerate": Kind("The best mode is not degenerate", "optimum", MCLACHLAN_2000),
     "restarts": Kind("Restarts agree (20 % at the best mode)", "optimum", MCLACHLAN_2000),
     "k_hat_loo": Kind("Leave-one-out scores are reliable", "loo", VEHTARI_2017),
+    "likelihood_known": Kind("The likelihood is known (bounds meet)", "likelihood", BURDA_2015),
 }
 """Every named check in order of cause: what comes first may explain what comes after."""
 

@@ -14,7 +14,7 @@ from storyzoo.inference.engine.method import Method
 from storyzoo.reports.distance import Distance, distance, shared_sites
 from storyzoo.reports.numbers import grouped, rounded
 from storyzoo.reports.summary import HELDOUT, summary_of
-from storyzoo.reports.verdict import APPROXIMATE, POINT, TOO_SHORT, TRUST, Verdict
+from storyzoo.reports.verdict import APPROXIMATE, MEETING, POINT, TOO_SHORT, TRUST, Verdict
 from storyzoo.story import Story
 
 __all__ = ["choose_best", "compare_table", "summary_of", "terminal_table", "to_csv"]
@@ -22,6 +22,8 @@ __all__ = ["choose_best", "compare_table", "summary_of", "terminal_table", "to_c
 METRICS = (
     HELDOUT,
     f"{HELDOUT}_se",
+    f"{HELDOUT}_lower",
+    f"{HELDOUT}_upper",
     "elpd_loo",
     "elpd_loo_se",
     "k_hat",
@@ -29,6 +31,8 @@ METRICS = (
     "ess_bulk_min",
     "ess_per_second",
 )
+EXACT, ESTIMATE, NOT_KNOWN = "exact", "estimate", "not known"
+
 COLUMNS = (
     "name",
     "method",
@@ -143,14 +147,15 @@ def choose_best(fits: Sequence[Compared]) -> tuple[int | None, str]:
 
     A trusted fit before an approximation before a point. Among trusted fits of one story the one
     with the most effective draws, among approximations that with the lowest k-hat, among points
-    the highest objective; where stories differ, the best on held-out data.
+    the highest objective; where stories differ, the best on held-out data. A held-out score that
+    is an estimate whose bounds don't meet counts as its lower bound.
     """
     names = labels(fits)
     for word in (TRUST, APPROXIMATE, POINT):
         places = [i for i, fit in enumerate(fits) if fit.verdict.verdict == word]
         if places:
-            place, why = _best_of(fits, places, word, names)
-            sentence = _sentence(word, names[place], why, len(places))
+            place, why, tied = _best_of(fits, places, word, names)
+            sentence = _sentence(word, names[place], why, len(places), tied)
             return place, sentence + _caveat(fits[place].verdict)
     return None, _none(fits, names)
 
@@ -165,14 +170,14 @@ MERITS: dict[str, tuple[str, bool]] = {
 
 def _best_of(
     fits: Sequence[Compared], places: Sequence[int], word: str, names: Sequence[str]
-) -> tuple[int, str]:
-    """The best of some fits that have the same verdict, and by what."""
+) -> tuple[int, str, bool]:
+    """The best of some fits that have the same verdict, by what, and whether others are as good."""
     chosen = [fits[i] for i in places]
     scored = all(math.isfinite(_metric(fit, HELDOUT)) for fit in chosen)
     differ = len({_same_story(fit) for fit in chosen}) > 1
     if scored and (differ or word == POINT):
-        ranked = sorted(places, key=lambda i: -_metric(fits[i], HELDOUT))
-        return ranked[0], _heldout_reason(fits, ranked, names)
+        ranked = sorted(places, key=lambda i: -_sure_score(fits[i]))
+        return ranked[0], *_heldout_reason(fits, ranked, names)
     merit, more = MERITS[word]
     sign = -1 if more else 1
 
@@ -183,32 +188,88 @@ def _best_of(
     best = min(places, key=rank)
     value = _metric(fits[best], merit)
     if not math.isfinite(value):
-        return best, ""
-    return best, {
+        return best, "", False
+    why = {
         TRUST: f"{grouped(value)} effective draws at the least",
         APPROXIMATE: f"k-hat {rounded(value, digits=2)}",
         POINT: f"objective {rounded(value, digits=6)} nats",
     }[word]
+    return best, why, False
 
 
 def _same_story(fit: Compared) -> tuple[str, str]:
     return type(fit.story).__qualname__, repr(fit.story)
 
 
-def _heldout_reason(fits: Sequence[Compared], ranked: Sequence[int], names: Sequence[str]) -> str:
-    """The held-out score, and who is too near behind to be told apart."""
-    first, error = _metric(fits[ranked[0]], HELDOUT), _metric(fits[ranked[0]], f"{HELDOUT}_se")
+def _sure_score(fit: Compared) -> float:
+    """The held-out score, or its lower bound where that is all that is known."""
+    return _metric(fit, HELDOUT) if _is_known(fit) else _ends(fit)[0]
+
+
+def _heldout_reason(
+    fits: Sequence[Compared], ranked: Sequence[int], names: Sequence[str]
+) -> tuple[str, bool]:
+    """The held-out score, who is too near behind to be told apart, and whether anybody is."""
+    best = fits[ranked[0]]
+    nature = likelihood_of(best.summary["metrics"])
+    first, error = _metric(best, HELDOUT), _metric(best, f"{HELDOUT}_se")
     said = f"held-out log likelihood {rounded(first, error)} nats per example"
-    near = [names[i] for i in ranked[1:] if first - _metric(fits[i], HELDOUT) < error]
-    return f"{said}; within its standard error: {', '.join(near)}" if near else said
+    if nature != EXACT:
+        low, high = (rounded(end, error / 10) for end in _ends(best))
+        said += f", {nature} between {low} and {high}"
+    near = [
+        i
+        for i in ranked[1:]
+        if _is_known(fits[i]) and first - _metric(fits[i], HELDOUT) < _error(best, fits[i])
+    ]
+    overlapping = [i for i in ranked[1:] if i not in near and _ends(fits[i])[1] >= _ends(best)[0]]
+    for who, where in ((near, "its standard error"), (overlapping, "the bounds")):
+        if who:
+            said += f"; within {where}: {', '.join(names[i] for i in who)}"
+    return said, bool(near or overlapping)
 
 
-def _sentence(word: str, name: str, why: str, count: int) -> str:
+def _error(best: Compared, other: Compared) -> float:
+    """Standard error within which two held-out scores are the same, nats per example.
+
+    That of the best, since all fits are scored on the same rows; of an estimate its own, if more.
+    """
+    errors = [_metric(best, f"{HELDOUT}_se")]
+    if likelihood_of(other.summary["metrics"]) != EXACT:
+        errors.append(_metric(other, f"{HELDOUT}_se"))
+    return max(errors)
+
+
+def _ends(fit: Compared) -> tuple[float, float]:
+    """Between what a held-out score lies for certain, or nearly: its bounds, or itself."""
+    nature = likelihood_of(fit.summary["metrics"])
+    if nature == EXACT:
+        return _metric(fit, HELDOUT), _metric(fit, HELDOUT)
+    low, high = _metric(fit, f"{HELDOUT}_lower"), _metric(fit, f"{HELDOUT}_upper")
+    return (-math.inf if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
+
+
+def _is_known(fit: Compared) -> bool:
+    return likelihood_of(fit.summary["metrics"]) != NOT_KNOWN
+
+
+def likelihood_of(metrics: Mapping[Any, Any]) -> str:
+    """What a held-out score is: ``exact``, an ``estimate``, or ``not known`` for all its bounds."""
+    low, high = metrics.get(f"{HELDOUT}_lower", math.nan), metrics.get(f"{HELDOUT}_upper", math.nan)
+    if low is None or high is None:
+        return NOT_KNOWN
+    if math.isnan(low) or math.isnan(high):
+        return EXACT
+    return ESTIMATE if abs(high - low) <= MEETING else NOT_KNOWN
+
+
+def _sentence(word: str, name: str, why: str, count: int, tied: bool) -> str:
     told = f" ({why})" if why else ""
     if word == TRUST:
         if count == 1:
             return f"Trust {name}: it alone passes every check{told}."
-        return f"Trust {name}: of {count} fits that pass every check it has the best score{told}."
+        best = "none is clearly better" if tied else "it has the best score"
+        return f"Trust {name}: of {count} fits that pass every check {best}{told}."
     if word == APPROXIMATE:
         return (
             f"No draws here can be trusted; {name} is an approximation that its checks find "
@@ -274,6 +335,7 @@ def _shown(table: pd.DataFrame) -> list[list[str]]:
         "": [str(row["name"]) for row in rows],
         "verdict": [str(row["verdict"]) for row in rows],
         "held-out/ex.": [_with_error(row, HELDOUT) for row in rows],
+        "likelihood": _natures(rows),
         "ELPD-LOO": [_with_error(row, "elpd_loo") for row in rows],
         "k-hat": [grouped(row["k_hat"], 2) for row in rows],
         "R-hat": [grouped(row["r_hat_max"], 3) for row in rows],
@@ -289,6 +351,13 @@ def _shown(table: pd.DataFrame) -> list[list[str]]:
         for head, cells in columns.items()
         if not head or any(cell != "–" for cell in cells)
     ]
+
+
+def _natures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which held-out scores are exact; dashes where all are."""
+    scored = [math.isfinite(row[HELDOUT]) for row in rows]
+    natures = [likelihood_of(row) if s else "–" for row, s in zip(rows, scored, strict=True)]
+    return natures if {ESTIMATE, NOT_KNOWN} & set(natures) else ["–"] * len(rows)
 
 
 def _with_error(row: Mapping[str, Any], name: str) -> str:
@@ -322,4 +391,4 @@ def _block(columns: Sequence[Sequence[str]]) -> str:
 
 
 def _is_words(column: Sequence[str]) -> bool:
-    return column[0] in ("verdict", "off by sd")
+    return column[0] in ("verdict", "likelihood", "off by sd")

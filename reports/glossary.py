@@ -226,6 +226,42 @@ ENTRIES: dict[str, Entry] = {
         "Blei, Kucukelbir & McAuliffe (2017), JASA 112(518)",
         ("settled", "elbo_nats"),
     ),
+    "learning_curve": Entry(
+        "Learning curve: has the ascent by noisy gradients settled?",
+        "Where a likelihood's normaliser can only be sampled its gradient is noisy, and an ascent "
+        "ends when its steps have become small, whether or not it has arrived. So the rows fitted "
+        "are scored along the way, exactly or by an estimate. The last quarter of the steps must "
+        "have changed their score by less than a fiftieth of all that it rose, or by less than two "
+        "standard errors of the normaliser, and no earlier score may be higher by more. A curve "
+        "that falls says that the chains, which tell the gradient, have lost the model.",
+        "score_t = mean_n log p(x_n | theta_t), nats per row; |score_T - score_{3T/4}| <= 0.02 "
+        "(max score - score_0)",
+        "Fischer & Igel (2014), Pattern Recognition 47(1)",
+        ("curve",),
+    ),
+    "over_fitting": Entry(
+        "Over-fitting: are rows that were kept apart told worse than before?",
+        "The score of the rows fitted rises to the end; that of rows kept apart can fall again, "
+        "as the point learns what is peculiar to the rows fitted. What was kept must tell the "
+        "rows kept apart no worse than the best point of the curve did, by more than two standard "
+        "errors of the difference row by row. Of two scores on the same rows the errors over the "
+        "rows mostly cancel.",
+        "mean_n (log p(x_n | theta_best) - log p(x_n | theta_kept)) <= 2 se, over rows kept apart",
+        "Prechelt (2012), Neural Networks: Tricks of the Trade, 2nd ed.",
+        ("overfitting", "early stopping", "validation"),
+    ),
+    "gradient_noise": Entry(
+        "Gradient noise: is what the gradient adds drowned by what is added on purpose?",
+        "Langevin dynamics adds noise of a known size to every step. A gradient from a slice of "
+        "the examples, or from chains of the model, brings noise of its own on top, so that draws "
+        "spread further than the posterior. Its share falls with the step. At most a tenth, in the "
+        "coordinate where it is greatest, passes. Chains of the model that mix slowly err in ways "
+        "that this can't see.",
+        "alpha = e/4 V G, e the step, V the squared width of a coordinate, G the variance of its "
+        "gradient",
+        "Welling & Teh (2011), ICML, §4.2",
+        ("alpha", "minibatch noise"),
+    ),
     "starts": Entry(
         "Starts: did variational inference find its best optimum twice?",
         "The ELBO has several optima, and a guide covers one mode of the posterior. The best of "
@@ -304,7 +340,32 @@ ENTRIES: dict[str, Entry] = {
         "is over examples.",
         "1/N* sum_n log (1/S sum_s p(y*_n | theta_s))",
         "Gneiting & Raftery (2007), JASA 102(477)",
-        ("held-out", "heldout", "heldout_log_likelihood_nats_per_example", "log_likelihood"),
+        ("held-out", "heldout", "heldout_log_likelihood_nats_per_example"),
+    ),
+    "log_likelihood": Entry(
+        "Log likelihood: how probable are the rows that were fitted?",
+        "The same of the rows that the story was fitted to: with one point the likelihood at that "
+        "point, with draws averaged over them inside the logarithm. It rises with every parameter "
+        "added, so compare by held-out rows. It is exact unless it stands with an error or with "
+        "bounds: then the story has a normaliser that can only be estimated.",
+        "sum_n log (1/S sum_s p(y_n | theta_s))",
+        "Gelman, Hwang & Vehtari (2014), Statistics and Computing 24(6)",
+        ("likelihood", "log_likelihood_nats", "log_likelihood_nats_per_example"),
+    ),
+    "likelihood_known": Entry(
+        "Likelihood known: do the bounds of an estimated likelihood meet?",
+        "Some stories give the probability of an example only up to a sum over more states than "
+        "can be visited. Annealed importance sampling estimates that sum by chains that are led "
+        "from a simple distribution to the story's own. Run forward it tends to miss modes, and "
+        "takes the likelihood for too high; run backward from the story's own states it takes it "
+        "for too low. Between the two lies the truth. If they are no more than a nat apart the "
+        "likelihood is known that well; if not it is not known, even where the standard error "
+        "is small, since chains that all miss a mode agree. The check speaks of likelihoods and "
+        "of the scores that rest on them, never of the parameters.",
+        "log p(v) = - F(v) - log Z, |upper - lower| <= 1 nat per example, by log Z from "
+        "log mean exp(w) forward and - log mean exp(-w) backward, w the chains' log weights",
+        "Burda, Grosse & Salakhutdinov (2015), AISTATS; Salakhutdinov & Murray (2008), ICML",
+        ("ais", "annealed importance sampling", "estimated likelihood", "log Z", "bounds"),
     ),
     "bits_per_dim": Entry(
         "Bits per dimension: a density's cost of one number",
@@ -371,6 +432,24 @@ ENTRIES: dict[str, Entry] = {
         "(Q_p(u.x) - Q_p(u.y))^2, Q_p the p-quantile",
         "Bonneel, Rabin, Peyré & Pfister (2015), Journal of Mathematical Imaging and Vision 51(1)",
         ("wasserstein", "sliced wasserstein"),
+    ),
+    "calibration": Entry(
+        "Calibration: does a method know what it knows?",
+        "Draw parameters from the prior, data from the story given them, and fit these. Were the "
+        "method exact, the truth would be one more draw of each posterior, so its rank among the "
+        "draws would take every value equally often. Ranks that pile at both ends tell of "
+        "posteriors that are too narrow, in the middle of ones that are too wide, at one end of "
+        "ones that are shifted. The line of ranks (their ECDF less the diagonal) is held against "
+        "exact limits for the whole of it, and p-values are adjusted for all quantities together; "
+        "below 0.01 one fails. 200 simulations nearly always see an sd that is wrong by a third "
+        "or a mean that is off by 0.4 sd, and mostly miss half of that. It judges the method over "
+        "data such as the prior tells, not for the data at hand. Labels that may be permuted are "
+        "matched to one draw that is not ranked; matched to the truth, even exact draws would "
+        "fail.",
+        "rank = #{s : theta_s < theta_true} among L independent draws, uniform on 0, ..., L",
+        "Talts, Betancourt, Simpson, Vehtari & Gelman (2018), arXiv:1804.06788; Säilynoja, Bürkner "
+        "& Vehtari (2022), Statistics and Computing 32:32; Modrák et al. (2023), Bayesian Analysis",
+        ("sbc", "simulation-based calibration", "calibrate", "calibrated", "ecdf"),
     ),
     "gradient_evaluations": Entry(
         "Gradient evaluations: what a fit cost, on any machine",

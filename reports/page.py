@@ -1,4 +1,4 @@
-"""One HTML page for a fit or a comparison: the verdict first, then what it rests on.
+"""One HTML page for a fit, a comparison or a calibration: the verdict first, then what it rests on.
 
 The page is a single file: no script, no request, no font or picture from elsewhere. Every text
 that came from data is escaped where it enters the page.
@@ -27,19 +27,24 @@ from xarray import DataTree
 from storyzoo.inference.engine.method import Info, Method
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
+from storyzoo.reports.calibration import INTERVALS, LEVEL, Judged, Reading, shown_p
 from storyzoo.reports.check import Check
+from storyzoo.reports.compare import EXACT, likelihood_of
 from storyzoo.reports.diagnostics import Limits
 from storyzoo.reports.figures import Figure, Panel, own_figures
 from storyzoo.reports.figures.approximation import approximation_figures
+from storyzoo.reports.figures.calibration import PANELS, calibration_figures
 from storyzoo.reports.figures.compared import aligned, forest, side_by_side
 from storyzoo.reports.figures.graph import graph_figure
 from storyzoo.reports.figures.optimum import optimum_figures
 from storyzoo.reports.figures.predictive import predictive_figures
 from storyzoo.reports.figures.sampler import sampler_figures
 from storyzoo.reports.figures.svg import PALETTE, plain, swatch
+from storyzoo.reports.glossary import ENTRIES
 from storyzoo.reports.numbers import grouped, rounded
 from storyzoo.reports.parameters import INTERVAL, Parameters, Scalar, parameters_of
 from storyzoo.reports.quantities import scores
+from storyzoo.reports.summary import HELDOUT
 from storyzoo.reports.verdict import Verdict
 from storyzoo.story import Story
 
@@ -58,6 +63,14 @@ SYMBOLS = {
     "point estimate": ("●", "c0"),
 }
 """Verdict -> its symbol and the role of its colour; the word always stands beside them."""
+
+CALIBRATION_SYMBOLS = {
+    "calibrated": ("✔", "good"),
+    "too narrow": ("✖", "bad"),
+    "too wide": ("✖", "bad"),
+    "shifted": ("✖", "bad"),
+    "not calibrated": ("✖", "bad"),
+}
 
 PACKAGES = ("storyzoo", "torch", "pyro-ppl", "numpy", "arviz-base", "arviz-stats")
 
@@ -124,6 +137,38 @@ class Comparison(Protocol):
     def refused(self) -> Sequence[str]: ...
     @property
     def folder(self) -> Path | None: ...
+
+
+class Calibrated(Protocol):
+    """What a page reads of a calibration."""
+
+    @property
+    def story(self) -> Story: ...
+    @property
+    def method(self) -> Method: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def judged(self) -> Judged: ...
+    @property
+    def data_name(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def summary(self) -> Mapping[str, Any]: ...
+
+
+class RankRow(NamedTuple):
+    """One quantity of a calibration as the table shows it."""
+
+    label: str
+    word: str
+    symbol: str
+    role: str
+    p: str
+    p_adjusted: str
+    mean_rank: str
+    coverage: tuple[str, ...]
 
 
 class Row(NamedTuple):
@@ -193,7 +238,7 @@ def fit_page(fit: Fitted) -> str:
         first=FIRST,
         percent=round(100 * INTERVAL),
         sections=sections_of(fit, parameters),
-        scores=scores(fit.summary.get("metrics", {})),
+        scores=scores(fit.summary.get("metrics", {}), fit.verdict.likelihood_known),
         story=story_of(fit),
         hyperparameters=fields_of(fit.story),
         settings=fields_of(fit.method),
@@ -227,6 +272,66 @@ def compare_page(comparison: Comparison) -> str:
         sections=[section for section in sections if section.figures],
         story=story_of(reference),
     )
+
+
+def calibration_page(calibration: Calibrated) -> str:
+    """The report on a calibration, a whole HTML document."""
+    readings = calibration.judged.readings
+    story, method = calibration.story, calibration.method
+    return _render(
+        "calibration.html",
+        title=f"Is {method_title(method)} calibrated for {story.name} on data like "
+        f"{calibration.data_name}?",
+        facts=[
+            "calibration by simulation",
+            f"storyzoo {installed('storyzoo')}",
+            f"seed {calibration.seed}",
+            f"{calibration.summary['simulations']} simulations",
+        ],
+        judged=calibration.judged,
+        symbols=CALIBRATION_SYMBOLS,
+        rows=[rank_row_of(reading) for reading in readings[: FIRST + FOLDED]],
+        first=PANELS,
+        level=LEVEL,
+        levels=INTERVALS,
+        figures=calibration_figures(readings),
+        story=story_of(calibration),
+        hyperparameters=fields_of(story),
+        settings=fields_of(method),
+        ran=calibrations_of(calibration),
+        entry=ENTRIES["calibration"],
+    )
+
+
+def rank_row_of(reading: Reading) -> RankRow:
+    """A quantity in text."""
+    symbol, role = CALIBRATION_SYMBOLS[reading.word]
+    return RankRow(
+        label=plain(reading.name, LONGEST),
+        word=reading.word,
+        symbol=symbol,
+        role=role,
+        p=shown_p(reading.p),
+        p_adjusted=shown_p(reading.p_adjusted),
+        mean_rank=f"{reading.fractions.mean():.2f}",
+        coverage=tuple(f"{100 * reading.coverage(level):.0f} %" for level in INTERVALS),
+    )
+
+
+def calibrations_of(calibration: Calibrated) -> list[tuple[str, str]]:
+    """What was simulated and fitted."""
+    summary = calibration.summary
+    failed = summary["failed"]
+    rows = [
+        ("data of the shape of", calibration.data_name),
+        ("simulations ranked", grouped(summary["simulations"])),
+        ("fits that broke off", grouped(len(failed)) if failed else "none"),
+        ("draws ranked among", grouped(summary["draws_ranked"])),
+        ("seed", str(calibration.seed)),
+        ("seconds", grouped(calibration.seconds, 1)),
+        ("versions", ", ".join(f"{name} {installed(name)}" for name in PACKAGES)),
+    ]
+    return [(name, text) for name, text in rows if text]
 
 
 def _reference(comparison: Comparison) -> int:
@@ -279,7 +384,7 @@ def _cells(row: Mapping[Any, Any]) -> tuple[Cell, ...]:
     return (
         Cell(grouped(row["seconds"], 1)),
         Cell(grouped(row["gradient_evaluations"])),
-        _with_error(row, "heldout_log_likelihood_nats_per_example", 3),
+        _heldout(row),
         _with_error(row, "elpd_loo", 1),
         Cell(grouped(row["k_hat"], 2)),
         Cell(grouped(row["r_hat_max"], 3)),
@@ -288,6 +393,12 @@ def _cells(row: Mapping[Any, Any]) -> tuple[Cell, ...]:
         Cell(rounded(row["distance_sd"], digits=2), f"at {where}" if where else ""),
         Cell(rounded(row["sliced_wasserstein"], digits=2)),
     )
+
+
+def _heldout(row: Mapping[Any, Any]) -> Cell:
+    """The held-out score, with a word where it is not exact."""
+    cell, nature = _with_error(row, HELDOUT, 3), likelihood_of(row)
+    return cell if nature == EXACT else cell._replace(below=f"{cell.below}, {nature}")
 
 
 def _with_error(row: Mapping[Any, Any], name: str, places: int) -> Cell:
@@ -376,7 +487,7 @@ def _of_method(fit: Fitted, parameters: Parameters) -> tuple[str, list[Figure]]:
     return "Optimum", optimum_figures(fit)
 
 
-def story_of(fit: Fitted) -> str:
+def story_of(fit: Fitted | Calibrated) -> str:
     """What the story says of itself in its first paragraph."""
     text = inspect.cleandoc(type(fit.story).__doc__ or "")
     return text.split("\n\n")[0] if not text.startswith(type(fit.story).__name__ + "(") else ""

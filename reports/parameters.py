@@ -89,7 +89,8 @@ def _scalar(
     sd = float(draws.std(ddof=1)) if usable and draws.size > 1 else math.nan
     ends = [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
     low, high = np.quantile(draws, ends) if usable else (math.nan, math.nan)
-    r_hat, bulk, tail = mixing[:3] if kind == "draws" else (math.nan,) * 3
+    sampled = kind == "draws" or len(draws) > 1
+    r_hat, bulk, tail = mixing[:3] if sampled else (math.nan,) * 3
     return Scalar(
         label,
         draws,

@@ -30,6 +30,7 @@ class Score(NamedTuple):
 
 
 EXACT, ESTIMATE, BOUND, DIAGNOSTIC = "exact", "estimate", "lower bound, estimated", "diagnostic"
+UNKNOWN = "not known: its bounds don't meet"
 
 QUANTITIES: dict[str, Quantity] = {
     "log_likelihood_nats": Quantity("Log likelihood", "nats", EXACT, 2),
@@ -54,8 +55,11 @@ QUANTITIES: dict[str, Quantity] = {
 _BESIDE = ("_se", "_lower", "_upper")
 
 
-def scores(metrics: Mapping[str, Any]) -> list[Score]:
-    """Rows for every metric that has a value; an ``_se`` or bounds stand beside their metric."""
+def scores(metrics: Mapping[str, Any], known: bool = True) -> list[Score]:
+    """Rows for every metric that has a value; an ``_se`` or bounds stand beside their metric.
+
+    ``known``: whether the bounds of estimated likelihoods meet.
+    """
     rows = []
     for name, value in metrics.items():
         base = next((name.removesuffix(end) for end in _BESIDE if name.endswith(end)), name)
@@ -63,16 +67,23 @@ def scores(metrics: Mapping[str, Any]) -> list[Score]:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
             continue
-        rows.append(_score(name, float(value), metrics))
+        rows.append(_score(name, float(value), metrics, known))
     return rows
 
 
-def _score(name: str, value: float, metrics: Mapping[str, Any]) -> Score:
+def likelihoods(metrics: Mapping[str, Any], known: bool = True) -> list[Score]:
+    """The log likelihood per example alone, of the rows held out and of those fitted."""
+    name = "log_likelihood_nats_per_example"
+    chosen = {key: value for key, value in metrics.items() if name in key}
+    return scores(chosen, known)
+
+
+def _score(name: str, value: float, metrics: Mapping[str, Any], known: bool) -> Score:
     heldout = name.startswith("heldout_")
-    known = quantity(name.removeprefix("heldout_"))
+    what = quantity(name.removeprefix("heldout_"))
     error = metrics.get(f"{name}_se")
     low, high = metrics.get(f"{name}_lower"), metrics.get(f"{name}_upper")
-    places, nature = known.places, known.nature
+    places, nature = what.places, what.nature
 
     def shown(number: float) -> str:
         return rounded(number) if places is None else grouped(number, places)
@@ -83,9 +94,9 @@ def _score(name: str, value: float, metrics: Mapping[str, Any]) -> Score:
         nature = ESTIMATE
     if isinstance(low, (int, float)) and isinstance(high, (int, float)):
         text += f" (bounds {shown(low)} … {shown(high)})"
-        nature = "estimate with bounds"
-    label = f"{known.label}, held out" if heldout else known.label
-    return Score(label, text, known.unit, nature)
+        nature = "estimate with bounds" if known else UNKNOWN
+    label = f"{what.label}, held out" if heldout else what.label
+    return Score(label, text, what.unit, nature)
 
 
 def quantity(name: str) -> Quantity:

@@ -36,6 +36,8 @@ class Judged(Protocol):
     def seconds(self) -> float: ...
     @property
     def heldout(self) -> Predictive | None: ...
+    @property
+    def fitted(self) -> Predictive | None: ...
 
 
 def summary_of(fit: Judged) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def summary_of(fit: Judged) -> dict[str, Any]:
 
 def metrics_of(fit: Judged) -> dict[str, float]:
     """Every metric that applies, by a name that carries its unit."""
-    metrics = heldout_metrics(fit.heldout)
+    metrics = heldout_metrics(fit.heldout) | fitted_metrics(fit.fitted)
     loo = fit.verdict.loo
     if loo is not None:
         metrics |= {"elpd_loo": loo.value, "elpd_loo_se": loo.se}
@@ -94,7 +96,7 @@ def metrics_of(fit: Judged) -> dict[str, float]:
 
 
 def heldout_metrics(heldout: Predictive | None) -> dict[str, float]:
-    """Mean log predictive density of the held-out examples, with its standard error.
+    """Log predictive density of the held-out examples, with the standard error of its mean.
 
     ``se^2 = var_n / N + (Monte Carlo error)^2``: over examples, and over draws.
     """
@@ -103,10 +105,35 @@ def heldout_metrics(heldout: Predictive | None) -> dict[str, float]:
     nats = np.asarray(heldout.nats)
     known = nats.size > 1 and np.isfinite(nats).all()
     over_examples = nats.var(ddof=1) / nats.size if known else math.nan
-    return {
-        HELDOUT: float(nats.mean()),
-        f"{HELDOUT}_se": float(np.sqrt(over_examples + heldout.mean_se**2)),
-    }
+    error = float(np.sqrt(over_examples + heldout.mean_se**2))
+    return {f"heldout_{name}": value for name, value in _likelihoods(heldout, error).items()}
+
+
+def fitted_metrics(fitted: Predictive | None) -> dict[str, float]:
+    """Log predictive density of the examples fitted; exact but for the draws and the likelihood."""
+    if fitted is None or not fitted.nats.size:
+        return {}
+    return _likelihoods(fitted, fitted.mean_se or None)
+
+
+def _likelihoods(found: Predictive, error: float | None) -> dict[str, float]:
+    """In nats, nats per example and (discrete data) bits per dim, with error and bounds.
+
+    ``error`` is that of the mean over the examples, nats; None where there is none.
+    """
+    size = found.nats.size
+    factors = {"log_likelihood_nats": float(size), "log_likelihood_nats_per_example": 1.0}
+    if found.values is not None and found.values.sum() > 0:
+        factors["bits_per_dim"] = -size / (math.log(2) * float(found.values.sum()))
+    metrics = {}
+    for name, factor in factors.items():
+        metrics[name] = factor * float(found.nats.mean())
+        if error is not None:
+            metrics[f"{name}_se"] = abs(factor) * error
+        if found.lower is not None and found.upper is not None:
+            ends = [factor * float(end.mean()) for end in (found.lower, found.upper)]
+            metrics[f"{name}_lower"], metrics[f"{name}_upper"] = min(ends), max(ends)
+    return metrics
 
 
 def _of_objective(info: Info) -> dict[str, float]:

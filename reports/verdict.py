@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import xarray as xr
 
+from storyzoo.inference.engine.estimated import BOUNDS
 from storyzoo.inference.engine.method import Info
 from storyzoo.inference.engine.psis import Loo, elpd_loo, proposal_stats
 from storyzoo.reports.check import Check, check, order_of_cause
@@ -22,12 +23,14 @@ from storyzoo.reports.diagnostics import (
     superchains_of,
 )
 from storyzoo.reports.draw_checks import checks_of_draws
+from storyzoo.reports.numbers import rounded
 from storyzoo.reports.optimum_checks import (
     RESUME,
     checks_of_approximation,
     checks_of_point,
     finals,
 )
+from storyzoo.reports.stochastic_checks import checks_of_learning, noise_drowned
 from storyzoo.story import Story
 
 __all__ = ["Check", "Verdict", "judge"]
@@ -40,6 +43,8 @@ POINT = "point estimate"
 
 NEARLY = 1.05
 """R-hat up to which draws whose ESS passes are merely too few."""
+MEETING = 1.0
+"""Nats per example up to which the bounds of an estimated log likelihood meet."""
 
 RECORDED = {
     "diverging": "divergences",
@@ -64,6 +69,11 @@ class Verdict:
     loo: Loo | None = field(default=None, repr=False, compare=False)
     """The leave-one-out score that was judged, where there is one."""
 
+    @property
+    def likelihood_known(self) -> bool:
+        """Whether it is exact, or an estimate whose bounds meet."""
+        return all(c.passed for c in self.checks if c.scope == "likelihood")
+
 
 def judge(
     tree: xr.DataTree,
@@ -85,13 +95,23 @@ def judge(
         judged, said = _judged(tree, story, superchains_of(info))
         notes += said
         found = list(checks_of_draws(posterior, stats, info, story, judged))
+    elif kind == "approximation" and posterior.sizes["chain"] > 1:
+        judged, said = _judged(tree, story, superchains_of(info))
+        notes += said
+        found = [noise_drowned(info), *checks_of_draws(posterior, stats, info, story, judged)]
     elif kind == "approximation":
         found = list(checks_of_approximation(posterior, proposal_stats(tree), info))
+    elif hasattr(info, "training"):
+        found = list(checks_of_learning(posterior, info))
     else:
         found = list(checks_of_point(posterior, info))
     loo = elpd_loo(tree, kind)
     if loo is not None:
         found.append(leave_one_out(loo))
+    if BOUNDS in tree.children:
+        found.append(likelihood_known(tree[BOUNDS].to_dataset()))
+        if kind != "point":
+            notes.append("no ELPD-LOO: it needs the exact likelihood of every draw, not estimates")
     checks = tuple(sorted([*found, *also], key=lambda c: order_of_cause(c.name)))
     word = decide(checks, kind)
     return Verdict(
@@ -168,9 +188,12 @@ def headline(word: str, checks: Sequence[Check], info: Info) -> str:
         TOO_SHORT: f"Sound but too short: {worst}. Run longer.",
         DO_NOT_TRUST: f"{len(failed)} of {len(deciding)} checks fail: {worst}{more}.",
         APPROXIMATE: f"Sound as far as its {len(deciding)} checks see"
-        f"{_said(by_name, 'k_hat')}, but biased by construction.",
+        f"{_said(by_name, 'k_hat') or _said(by_name, 'r_hat')}, but biased by construction.",
         POINT: f"One point, without uncertainty{_said(by_name, 'restarts')}.",
     }[word]
+    known = by_name.get("likelihood_known")
+    if known is not None and not known.passed:
+        text += f" The likelihood is not known: {known.where.partition(',')[0]}."
     if getattr(info, "one_mode", False):
         text += " Multimodality not tested: all chains started at one mode."
     if info.stopped == "interrupted":
@@ -205,13 +228,37 @@ def leave_one_out(loo: Loo) -> Check:
     )
 
 
+def likelihood_known(bounds: xr.Dataset) -> Check:
+    """Whether the bounds of an estimated log likelihood meet; speaks of the likelihood alone.
+
+    ``lower`` and ``upper`` are (chain, draw, example), nats: their mean gap at the worst draw.
+    """
+    gaps = (bounds["upper"] - bounds["lower"]).to_numpy()
+    gap = float(np.abs(gaps.reshape(*gaps.shape[:2], -1).mean(-1)).max())
+    error = float(bounds["standard_error"].max())
+    return check(
+        "likelihood_known",
+        gap <= MEETING,
+        value=gap,
+        threshold=MEETING,
+        where=f"bounds {rounded(gap, digits=2)} nats apart, standard error "
+        f"{rounded(error, digits=2)} nats",
+        meaning="The likelihood can only be estimated, here between a stochastic lower and upper "
+        "bound. Where these don't meet its value is not known, however small its standard error, "
+        "and neither are scores that rest on it; the parameters may be sound.",
+        advice="Read every log likelihood as lying between its bounds. A smaller model, or priors "
+        "that hold the parameters nearer to zero, is easier to estimate",
+    )
+
+
 def _judged(tree: xr.DataTree, story: Story, superchains: int) -> tuple[Diagnostics, list[str]]:
     """Diagnostics of what R-hat and ESS are judged on, and a note where that is a choice."""
     posterior = tree["posterior"].to_dataset()
     if not story.identified:
         return diagnose(posterior, superchains=superchains), []
     groups = [posterior]
-    groups += [tree[g].to_dataset() for g in ("log_likelihood",) if g in tree.children]
+    if "log_likelihood" in tree.children and BOUNDS not in tree.children:
+        groups.append(tree["log_likelihood"].to_dataset())
     for group in groups:
         known = tuple(name for name in story.identified if name in group)
         if known:

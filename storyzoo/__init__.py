@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from storyzoo.calibrate import calibrate as calibrate
     from storyzoo.datasets import load as load
     from storyzoo.errors import DataError as DataError
     from storyzoo.errors import NoModeError as NoModeError
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     from storyzoo.fit import Fit as Fit
     from storyzoo.inference import load_method as load_method
     from storyzoo.inference.chees import ChEES as ChEES
+    from storyzoo.inference.contrastive import Contrastive as Contrastive
     from storyzoo.inference.em import EM as EM
     from storyzoo.inference.laplace import Laplace as Laplace
     from storyzoo.inference.map import MAP as MAP
     from storyzoo.inference.nuts import NUTS as NUTS
     from storyzoo.inference.pathfinder import Pathfinder as Pathfinder
+    from storyzoo.inference.sgld import SGLD as SGLD
     from storyzoo.inference.svi import SVI as SVI
     from storyzoo.models import load_story as load_story
     from storyzoo.models.distributions.flat import Flat as Flat
@@ -43,16 +46,19 @@ __version__ = "0.1.0"
 _HOMES = {
     "fit": "storyzoo.run",
     "compare": "storyzoo.run",
+    "calibrate": "storyzoo.calibrate",
     "Fit": "storyzoo.fit",
     "Story": "storyzoo.story",
     "Flat": "storyzoo.models.distributions.flat",
     "Ordered": "storyzoo.models.distributions.ordered",
     "load_story": "storyzoo.models",
     "load_method": "storyzoo.inference",
+    "Contrastive": "storyzoo.inference.contrastive",
     "EM": "storyzoo.inference.em",
     "MAP": "storyzoo.inference.map",
     "Laplace": "storyzoo.inference.laplace",
     "Pathfinder": "storyzoo.inference.pathfinder",
+    "SGLD": "storyzoo.inference.sgld",
     "SVI": "storyzoo.inference.svi",
     "NUTS": "storyzoo.inference.nuts",
     "ChEES": "storyzoo.inference.chees",

@@ -136,6 +136,19 @@ def _compare_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--jobs", type=int, default=1, metavar="N", help="fits at a time")
 
 
+def _calibrate_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("story", help="a name from `zoo list`")
+    _shared_fit_options(command)
+    command.add_argument("--method", required=True, metavar="M", help="laplace, svi, nuts")
+    command.add_argument(
+        "--simulations", type=int, default=200, metavar="N", help="data sets of known truth"
+    )
+    command.add_argument("--jobs", type=int, default=1, metavar="N", help="fits at a time")
+    command.add_argument(
+        "--resume", action="store_true", help="keep the simulations in the folder, add what misses"
+    )
+
+
 def _shared_fit_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--data", required=True, metavar="D", help="a name from `zoo list --data`, or a file"
@@ -238,6 +251,13 @@ COMMANDS: dict[str, Row] = {
         "--with nuts.draws=500",
         _compare_options,
         _command("storyzoo.commands", "compare"),
+    ),
+    "calibrate": (
+        "fit data of known truth, and see whether a method knows what it knows",
+        "zoo calibrate eight-schools --data eight-schools --method nuts --simulations 200 "
+        "--with draws=250",
+        _calibrate_options,
+        _command("storyzoo.commands", "calibrate"),
     ),
     "report": (
         "write the page of a run, or one page that compares several",

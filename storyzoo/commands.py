@@ -17,6 +17,7 @@ from storyzoo.models import find_story, load_story
 if TYPE_CHECKING:
     import pandas as pd
 
+    from storyzoo.calibrate import Calibration
     from storyzoo.datasets.dataset import Dataset
     from storyzoo.fit import Fit
     from storyzoo.inference.engine.method import Method
@@ -91,6 +92,38 @@ def compare(options: argparse.Namespace) -> int:
     return _strict(options, found.best is None)
 
 
+def calibrate(options: argparse.Namespace) -> int:
+    """``zoo calibrate``."""
+    find_story(options.story)
+    find_method(options.method)
+    for option in ("simulations", "jobs"):
+        if getattr(options, option) < 1:
+            raise SettingError(f"--{option} {getattr(options, option)}: at least 1")
+    dataset = _load(options.data)
+    story = _one_story(options.story, _pairs("--set", options.set), "calibrate")
+    method = _method(options.method, _pairs("--with", getattr(options, "with")))
+    from storyzoo.calibrate import calibrate as run
+    from storyzoo.reports.calibration import CALIBRATED
+
+    label = f"calibrate-{options.method}"
+    answer = run(
+        story,
+        dataset,
+        method,
+        simulations=options.simulations,
+        seed=options.seed,
+        out=options.out or _default_folder(options.story, options.data, label, options.seed),
+        device=options.device,
+        target=options.target,
+        jobs=options.jobs,
+        resume=options.resume,
+    )
+    _print_calibration(answer, options.json)
+    if answer.cut_short:
+        return INTERRUPTED
+    return _strict(options, answer.verdict != CALIBRATED)
+
+
 def report(options: argparse.Namespace) -> int:
     """``zoo report``: the page of one run, or of several beside each other."""
     from storyzoo.inference.engine.checkpoint import write_atomically
@@ -111,21 +144,33 @@ def _page_of_several(fits: list[Fit]) -> str:
 
 
 def simulate(options: argparse.Namespace) -> int:
-    """``zoo simulate``: new rows as CSV."""
+    """``zoo simulate``: new rows as CSV; how well chains mix that draw them is said on stderr."""
     from storyzoo.fit import as_frame
 
     answer = _load_fit(Path(options.folder))
-    _write_csv(as_frame(answer.simulate(options.n, seed=options.seed), answer), options.out)
+    frame = as_frame(answer.simulate(options.n, seed=options.seed), answer)
+    chains = answer.mixing(options.seed)
+    if chains is not None:
+        sys.stderr.write(f"zoo: {chains}\n")
+    _write_csv(frame, options.out)
     return 0
 
 
 def score(options: argparse.Namespace) -> int:
-    """``zoo score``: log density per row, nats."""
+    """``zoo score``: log density per row, nats, with its error and bounds where it is an estimate.
+
+    What the numbers are is said on stderr.
+    """
     import pandas as pd
 
     answer = _load_fit(Path(options.folder))
     found = answer.log_density(_new_data(options.data))
-    frame = pd.DataFrame({"log_density_nats": found.nats})
+    columns = {"log_density_nats": found.nats}
+    if found.lower is not None and found.upper is not None:
+        ends = {"se": found.se, "lower": found.lower, "upper": found.upper}
+        columns |= {f"log_density_nats_{end}": values for end, values in ends.items()}
+    sys.stderr.write(f"zoo: log_density_nats: {found.nature}\n")
+    frame = pd.DataFrame(columns)
     frame.index = pd.RangeIndex(1, len(frame) + 1, name="row")
     _write_csv(frame, options.out, index=True)
     return 0
@@ -210,10 +255,11 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _one_story(name: str, settings: Mapping[str, str]) -> Story:
+def _one_story(name: str, settings: Mapping[str, str], command: str = "fit") -> Story:
     found = _stories([name], settings)
     if len(found) > 1:
-        raise SettingError(f"zoo fit fits one story, but --set means {len(found)}: use zoo compare")
+        instead = "use zoo compare" if command == "fit" else "give one value"
+        raise SettingError(f"zoo {command} fits one story, but --set means {len(found)}: {instead}")
     return found[0]
 
 
@@ -305,10 +351,14 @@ def _print_json(content: Any) -> None:
 
 
 def _print_fit(answer: Fit) -> None:
+    from storyzoo.reports.quantities import likelihoods
+
     verdict = answer.verdict
     what = f"{answer.story.name} on {answer.data_name} by {answer.method.name}"
     print_line(f"{what}, seed {answer.seed}: {verdict.verdict.upper()}")
     print_line(verdict.headline)
+    for score in likelihoods(answer.summary["metrics"], verdict.likelihood_known):
+        print_line(f"{score.label.lower()}: {score.value} {score.unit} ({score.nature})")
     for note in (*answer.notes, *verdict.notes):
         print_line(f"note: {note}")
     for step in verdict.do_next:
@@ -332,6 +382,21 @@ def _print_comparison(found: Comparison, as_json: bool) -> None:
         print_line(f"not fitted: {line}")
     if found.page is not None:
         print_line(str(found.page))
+
+
+def _print_calibration(answer: Calibration, as_json: bool) -> None:
+    if as_json:
+        _print_json(answer.summary)
+        return
+    what = f"{answer.story.name} on data like {answer.data_name} by {answer.method.name}"
+    print_line(f"{what}, seed {answer.seed}: {answer.verdict.upper()}")
+    print_line(answer.judged.headline)
+    for note in answer.judged.notes:
+        print_line(f"note: {note}")
+    for step in answer.judged.do_next:
+        print_line(f"next: {step}")
+    if answer.folder is not None:
+        print_line(str(answer.folder / "report.html"))
 
 
 def _write_csv(frame: pd.DataFrame, out: str | None, index: bool = False) -> None:

@@ -22,6 +22,10 @@ class StoryError(StoryzooError):
     """A story breaks the contract of :class:`storyzoo.Story`."""
 
 
+class IntractableError(StoryError):
+    """A quantity that no sum of bearable length gives: says what would be small enough."""
+
+
 class RefusedError(StoryzooError):
     """A method can't be applied to a story, with the reason."""
 

@@ -20,8 +20,9 @@ from storyzoo.folder import RunFolder
 from storyzoo.inference import load_method
 from storyzoo.inference.engine.groups import each_draw, thinned
 from storyzoo.inference.engine.heldout import Predictive, log_predictive
-from storyzoo.inference.engine.hidden import discrete_posterior, impute
+from storyzoo.inference.engine.hidden import discrete_posterior, hidden_means, impute
 from storyzoo.inference.engine.method import Info, Kind, Method
+from storyzoo.inference.engine.mixing import Mixing, mixing
 from storyzoo.inference.engine.simulation import Simulator
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target, make_target
@@ -66,6 +67,9 @@ class Fit:
     labels: Sequence[Any] | None = None
     """Known classes of the rows fitted, where the data set has some; never given to a method."""
     heldout: Predictive | None = None
+    """Log predictive density of the rows held out; of a fit that was loaded see the summary."""
+    fitted: Predictive | None = None
+    """The same of the rows fitted."""
     notes: tuple[str, ...] = ()
     folder: Path | None = None
     _draws: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
@@ -119,16 +123,25 @@ class Fit:
             if np.ndim(pieces[0][name]) or not examples
         }
 
+    def mixing(self, seed: int = 0) -> Mixing | None:
+        """How well the chains of :meth:`simulate` mix, at one draw of the parameters.
+
+        None where the story is simulated without a Markov chain.
+        """
+        (latents,) = each_draw(self.latents(1))
+        return mixing(self.target, latents, np.random.default_rng([seed, 1]))
+
     def log_density(self, data: Any = None) -> Predictive:
         """Log predictive density of each example, ``log mean_s p(x_n | draw_s)``, nats.
 
         Low values are anomalies. For a point estimate it is the plug-in density. ``data`` may be
-        a data set or mapping in the data's own units; by default the data fitted.
+        a data set or mapping in the data's own units; by default the data fitted. Where the
+        likelihood is an estimate, so is every value, with its error and bounds.
         """
         target = self._target_of(data)
         found = log_predictive(target, self.latents(MOST_DRAWS), seed=self.seed)
         observed = {n: np.asarray(target.data[n].cpu()) for n in target.structure.outcomes}
-        return found._replace(nats=found.nats + self.units.log_volume(observed))
+        return found.moved(self.units.log_volume(observed))
 
     def impute(self, data: Any = None, draws: int = 100, seed: int = 0) -> Imputed:
         """The data with every missing value filled by its posterior predictive mean and sd."""
@@ -161,10 +174,23 @@ class Fit:
             found = discrete_posterior(target, self.latents(MOST_DRAWS))
             frames = [_label_frame(name, p, target) for name, p in found.items()]
             return pd.concat(frames) if len(frames) > 1 else frames[0].drop(columns="site")
+        if self.story.has("hidden_units"):
+            return self._hidden_frame(target)
         if target.structure.local and data is None:
             return self._local_frame()
         what = "only fitted examples have" if target.structure.local else "has no"
         raise RefusedError(f"{self.story.name} {what} hidden values of single examples")
+
+    def _hidden_frame(self, target: Target) -> pd.DataFrame:
+        """What the story itself tells of each example, averaged over draws."""
+        found = hidden_means(target, self.latents(MOST_DRAWS))
+        columns = {
+            name if values.ndim == 1 else f"{name}_{k}": column
+            for name, values in found.items()
+            for k, column in enumerate(values.reshape(len(values), -1).T)
+        }
+        rows = target.structure.coords.get(str(self.story.examples))
+        return pd.DataFrame(columns, index=None if rows is None else pd.Index(rows))
 
     def _local_frame(self) -> pd.DataFrame:
         columns = {}

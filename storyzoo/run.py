@@ -26,8 +26,9 @@ from storyzoo.fit import Fit, describe_method, describe_story, describe_units, u
 from storyzoo.folder import FORMAT, RunFolder, versions
 from storyzoo.inference import load_method
 from storyzoo.inference.engine.checkpoint import write_atomically
+from storyzoo.inference.engine.estimated import why_unknown
 from storyzoo.inference.engine.groups import complete, merged, thinned, with_deterministic
-from storyzoo.inference.engine.heldout import Predictive, log_predictive
+from storyzoo.inference.engine.heldout import Predictive, fitted_scores, log_predictive
 from storyzoo.inference.engine.method import Method
 from storyzoo.inference.engine.progress import Progress
 from storyzoo.inference.engine.relabelling import relabel
@@ -231,7 +232,8 @@ def _fitted(
         seconds=seconds,
         labels=task.labels,
         heldout=heldout,
-        notes=(*task.bound.notes, *notes, *said),
+        fitted=fitted_scores(tree, task.train),
+        notes=(*task.bound.notes, *task.story.remarks(task.train.data), *notes, *said),
     )
     answer.summary = summary_of(answer)
     answer.summary["metrics"] |= scores
@@ -249,11 +251,11 @@ def _story_scores(target: Target, method: Method, tree: DataTree) -> dict[str, f
 
 def _score(task: Task, draws: Mapping[str, np.ndarray], seed: int) -> Predictive | None:
     """Log predictive density of the held-out rows, in the data's own units."""
-    if task.test is None:
+    if task.test is None or why_unknown(task.story) is not None:
         return None
     found = log_predictive(task.test, thinned(draws, len(next(iter(merged(draws).values())))), seed)
     observed = {n: np.asarray(task.test.data[n].cpu()) for n in task.test.structure.outcomes}
-    return found._replace(nats=found.nats + task.units.log_volume(observed))
+    return found.moved(task.units.log_volume(observed))
 
 
 # -- comparison --------------------------------------------------------------------------------

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.distributions import Distribution
 
 Latents = Mapping[str, Tensor]
@@ -25,6 +25,42 @@ class Expectation(NamedTuple):
     """Scalar, nats: ``sum_n log p(x_n | latents)``; under hard EM the joint at the best label."""
     statistics: dict[str, Tensor]
     """Expected sufficient statistics, additive over the examples."""
+
+
+class LikelihoodEstimate(NamedTuple):
+    """Log likelihoods whose normaliser is known only by sampling, nats."""
+
+    value: Tensor
+    """(N,): the estimate of ``log p(x_n | latents)``."""
+    standard_error: float
+    """Of the normaliser, which all examples share: their mean has this error too."""
+    lower: Tensor
+    """(N,): a stochastic lower bound."""
+    upper: Tensor
+    """(N,): a stochastic upper bound."""
+
+
+@dataclass(frozen=True)
+class Fantasies:
+    """Chains of the model's own, from which the gradient of a normaliser is told.
+
+    A method makes one from its settings, hands it to :meth:`Story.stochastic_gradient` and keeps
+    the one that comes back: it is the method's state, so that a checkpoint can hold it.
+    """
+
+    generator: Generator
+    count: int = 100
+    """Chains."""
+    sweeps: int = 1
+    """Gibbs sweeps of each chain for one gradient."""
+    persistent: bool = True
+    """Whether chains go on from where they were; else they begin at the batch (CD)."""
+    centred: bool = False
+    """Whether the story keeps what :meth:`Story.direction` needs: the means to centre on."""
+    values: Tensor | None = None
+    """Where the chains stand, ``(count, …)``; None before the first gradient."""
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the story itself remembers from one gradient to the next (running means)."""
 
 
 @dataclass(frozen=True)
@@ -132,14 +168,47 @@ class Story:
         """One Gibbs sweep over the latent sites."""
         return None
 
-    def stochastic_gradient(self, latents: Latents, batch: Data, state: Any) -> Any:
-        """``(gradient, state)`` of the log likelihood where its normaliser is intractable."""
+    def intractable(self) -> str | None:
+        """Why the likelihood can't be computed exactly; None where it can.
+
+        Asked of a story that :meth:`scaled_to` has seen the data. Methods that need the density
+        refuse such a story with this reason.
+        """
+        return None
+
+    def stochastic_gradient(
+        self, latents: Latents, batch: Data, state: Fantasies
+    ) -> tuple[dict[str, Tensor], Fantasies] | None:
+        """Estimated gradient of ``sum_n log p(x_n | latents)`` over a batch, by latent site.
+
+        For a likelihood with an intractable normaliser; the second is the state after it.
+        """
+        return None
+
+    def direction(
+        self, latents: Latents, gradient: Mapping[str, Tensor], state: Fantasies
+    ) -> dict[str, Tensor] | None:
+        """Another uphill direction with the same zero as ``gradient``, better conditioned.
+
+        ``gradient`` is that of the whole objective, its priors included, by latent site; asked
+        after :meth:`stochastic_gradient` where ``state.centred``.
+        """
         return None
 
     def log_likelihood_estimate(
         self, latents: Latents, data: Data, rng: np.random.Generator
-    ) -> Any:
-        """``(value, standard error, bounds)`` where the likelihood can only be estimated."""
+    ) -> LikelihoodEstimate | None:
+        """The log likelihood of each example where its normaliser can only be estimated."""
+        return None
+
+    def trajectories(
+        self, latents: Latents, data: Data, rng: np.random.Generator
+    ) -> dict[str, Tensor] | None:
+        """Test statistics along the chains that simulate this story, each ``(chain, draw)``.
+
+        For a story whose simulation is itself a Markov chain: started apart, and as long as those
+        whose ends :meth:`model` draws. What does not mix here is not simulated either.
+        """
         return None
 
     def impute(
@@ -147,6 +216,17 @@ class Story:
     ) -> dict[str, Tensor] | None:
         """A draw of the missing values given the observed ones: the data without NaN."""
         return None
+
+    def hidden_units(self, latents: Latents, data: Data) -> dict[str, Tensor] | None:
+        """What is hidden of each example where the model has no site for it, (N,) or (N, K).
+
+        By name: probabilities, or expected values, of units that the likelihood sums out.
+        """
+        return None
+
+    def remarks(self, data: Data) -> tuple[str, ...]:
+        """What a user should know of these data under this story, a line each."""
+        return ()
 
     def statistics(self, data: Data) -> dict[str, float]:
         """Test quantities of one data set, for predictive checks."""

@@ -10,6 +10,7 @@ import numpy as np
 from xarray import DataArray, Dataset, DataTree
 
 from storyzoo.datasets.standardise import Standardised
+from storyzoo.inference.engine.estimated import BOUNDS
 from storyzoo.story import Story
 
 DATA_GROUPS = ("observed_data", "constant_data", "posterior_predictive", "prior_predictive")
@@ -74,6 +75,9 @@ class Units:
             elif name == "log_likelihood":
                 gain = self.log_volume(_observed(tree))
                 values = values - gain if forward else values + gain
+            elif name == BOUNDS:
+                gain = self.log_volume(_observed(tree)) * (-1 if forward else 1)
+                values = values.assign({end: values[end] + gain for end in ("lower", "upper")})
             groups[name] = values
         moved = DataTree.from_dict({f"/{name}": values for name, values in groups.items()})
         moved.attrs.update(tree.attrs)

@@ -28,6 +28,7 @@ from storyzoo.models.linear_regression import LinearRegression
 from storyzoo.models.logistic_regression import LogisticRegression
 from storyzoo.models.ordered_mixture import OrderedMixture
 from storyzoo.models.poisson_regression import PoissonRegression
+from storyzoo.models.rbm import RestrictedBoltzmann
 from storyzoo.story import Story
 
 Point = Mapping[str, np.ndarray]
@@ -233,6 +234,18 @@ def ordered_by_hand(point: Point, data: dict[str, Any]) -> np.ndarray:
     return np.asarray(np.nan_to_num(special.logsumexp(terms, axis=1)))
 
 
+def boltzmann_by_hand(point: Point, data: dict[str, Any]) -> np.ndarray:
+    """Sum over every state of both layers, those that agree with what is seen against all."""
+    weight, b, c = point["weight"], point["visible_bias"], point["hidden_bias"]
+    images = np.array(list(itertools.product((0, 1), repeat=len(b))))
+    hidden = np.array(list(itertools.product((0, 1), repeat=len(c))))
+    score = (images @ b)[:, None] + hidden @ c + images @ weight @ hidden.T
+    image_score = special.logsumexp(score, axis=1)
+    agrees = (np.isnan(data["v"][:, None]) | (data["v"][:, None] == images)).all(-1)
+    own = special.logsumexp(np.where(agrees, image_score, -np.inf), axis=1)
+    return np.asarray(own - special.logsumexp(score))
+
+
 def chain_by_hand(point: Point, data: dict[str, Any]) -> np.ndarray:
     """Sum over every path of states."""
     y, transition = data["y"], point["transition"]
@@ -349,5 +362,15 @@ CASES = [
             "weight": np.array([0.4, 0.6]),
         },
         ordered_by_hand,
+    ),
+    Case(
+        RestrictedBoltzmann(n_hidden=2),
+        {"v": np.array([[0, 1, 1], [1, 1, 0], [0, 0, 0], [1, 1, 1], [0, 1, 0], [1, 0, 0.0]])},
+        {
+            "weight": np.array([[0.5, -1.2], [2.0, 0.3], [-0.7, 1.1]]),
+            "visible_bias": np.array([0.2, -0.4, 0.1]),
+            "hidden_bias": np.array([-0.5, 0.8]),
+        },
+        boltzmann_by_hand,
     ),
 ]

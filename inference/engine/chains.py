@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Literal
@@ -67,8 +67,11 @@ class Gathered:
 
 
 def can_fork(device: str) -> bool:
-    """Whether chains can run in processes forked from this one: on Linux, without a GPU."""
-    return sys.platform == "linux" and device == "cpu"
+    """Whether chains can run in processes forked from this one: on Linux, without a GPU.
+
+    A process that is itself a child of ours may have none.
+    """
+    return sys.platform == "linux" and device == "cpu" and not current_process().daemon
 
 
 def available_cores() -> int:

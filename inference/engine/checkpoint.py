@@ -96,8 +96,8 @@ def torch_state(generator: torch.Generator) -> np.ndarray:
     return generator.get_state().numpy()
 
 
-def restore_torch(state: np.ndarray) -> torch.Generator:
-    """The generator whose state :func:`torch_state` gave."""
-    generator = torch.Generator()
+def restore_torch(state: np.ndarray, device: str = "cpu") -> torch.Generator:
+    """The generator whose state :func:`torch_state` gave, on the device where it was."""
+    generator = torch.Generator(device=device)
     generator.set_state(torch.from_numpy(np.asarray(state, dtype=np.uint8)))
     return generator

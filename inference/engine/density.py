@@ -22,6 +22,7 @@ from storyzoo.errors import StoryError
 from storyzoo.inference.engine.factors import (
     Parts,
     parts_of,
+    priors_of,
     run_model,
     slice_examples,
     slice_local,
@@ -31,7 +32,7 @@ from storyzoo.inference.engine.ladder import Ladder, Rung
 from storyzoo.inference.engine.missing import ObservedMessenger, runnable
 from storyzoo.inference.engine.native import Native
 from storyzoo.inference.engine.structure import StartMessenger, Structure, defaults
-from storyzoo.inference.engine.tracing import UntraceableError, trace_function
+from storyzoo.inference.engine.tracing import UntraceableError, most_entries, trace_function
 from storyzoo.inference.engine.transforms import to_support
 from storyzoo.story import Latents, Story
 
@@ -151,6 +152,13 @@ class LogDensity:
             shared=parts.shared,
         )
 
+    def _priors(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """The priors alone, global and local, with the Jacobian terms that belong to them."""
+        change, local_change = self._volume(q)
+        latents = self.unflatten(q)
+        log_prior, local = priors_of(self.story, self.data, latents, self.structure)
+        return (log_prior if self.prior else 0.0 * log_prior) + change, local + local_change
+
     def _value(self, q: Tensor) -> Tensor:
         return self.parts(q).total()
 
@@ -206,10 +214,12 @@ class LogDensity:
         return self._at("parts", q)[2]  # type: ignore[no-any-return]
 
     def log_prior(self, q: Tensor) -> Tensor:
-        """Log prior of the global sites (with their Jacobian, if that counts): scalar or (B,)."""
-        if q.dim() == 2:
-            return self._mapped("parts", q)[0]  # type: ignore[no-any-return]
-        return self._at("parts", q)[0]  # type: ignore[no-any-return]
+        """Log prior of the global sites (with their Jacobian, if that counts): scalar or (B,).
+
+        Known even where the likelihood is intractable.
+        """
+        name = "parts" if self.story.intractable() is None else "priors"
+        return (self._mapped if q.dim() == 2 else self._at)(name, q)[0]  # type: ignore[no-any-return]
 
     def deterministic(self, q: Tensor) -> dict[str, Tensor]:
         """Values of the deterministic sites at the rows of ``q`` (B, D), each ``(B, *shape)``."""
@@ -308,6 +318,7 @@ class LogDensity:
         functions: dict[str, Callable[[Tensor], Any]] = {
             "value": lambda q: self._value(q),
             "parts": lambda q: tuple(self.parts(q)),
+            "priors": lambda q: self._priors(q),
             "deterministic": lambda q: self._deterministic(q),
         }
         try:
@@ -320,11 +331,11 @@ class LogDensity:
         return self._by_blocks(name, self._function(name), q)
 
     def _by_blocks(self, name: str, function: Callable[..., Any], q: Tensor) -> Any:
-        mapped = self._block_function(name, function)
+        mapped = None if len(q) == 1 else self._block_function(name, function)
         if mapped is None:
             with self.running():
                 return _stacked([function(row) for row in q])
-        size = self._block()
+        size = self._block(name, function)
         padding = -len(q) % size
         blocks = torch.cat([q, q[-1:].expand(padding, -1)]).split(size)
         answers = [mapped(block) for block in blocks]
@@ -338,7 +349,8 @@ class LogDensity:
             return None
         key = f"{name}:block"
         if key not in self._compiled:
-            block = torch.stack(self._spread(generator_of(0), [0.5] * self._block()))
+            size = self._block(name, function)
+            block = torch.stack(self._spread(generator_of(0), [0.5] * size))
             try:
                 with self.running():
                     self._compiled[key] = trace_function(torch.vmap(function), [block])
@@ -347,9 +359,15 @@ class LogDensity:
         mapped: Callable[..., Any] | None = self._compiled[key]
         return mapped
 
-    def _block(self) -> int:
+    def _block(self, name: str, function: Callable[..., Any]) -> int:
         """Points evaluated at once: what keeps a block of a wide story within some megabytes."""
-        return max(1, min(64, 8_000_000 // max(1, 16 * self.structure.n_examples)))
+        key = f"{name}:entries"
+        if key not in self._compiled:
+            (point,) = self._spread(generator_of(0), [0.5])
+            with self.running():
+                self._compiled[key] = most_entries(function, point)
+        entries: int = max(1, 16 * self.structure.n_examples, self._compiled[key])
+        return max(1, min(64, 8_000_000 // entries))
 
     def _check_points(self) -> list[Tensor]:
         """Ten points at which a compiled form is held against the model: near, far, and drawn."""

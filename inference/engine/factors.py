@@ -23,6 +23,7 @@ from pyro.ops.rings import LogRing
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from storyzoo.errors import IntractableError
 from storyzoo.inference.engine.missing import ObservedMessenger, filled
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.story import Data, Latents, Story
@@ -81,7 +82,13 @@ def run_model(
 
 
 def parts_of(story: Story, data: Data, latents: Latents, structure: Structure) -> Parts:
-    """The log joint at given latents, split by global prior, local prior and example."""
+    """The log joint at given latents, split by global prior, local prior and example.
+
+    Raises IntractableError where the likelihood can only be estimated.
+    """
+    reason = story.intractable()
+    if reason is not None:
+        raise IntractableError(f"{story.name} has no exact log likelihood: {reason}")
     if story.has("marginal"):
         return _parts_by_marginal(story, data, latents, structure)
     trace = run_model(story, data, latents, structure, enumerate_sites=structure.enumerated)

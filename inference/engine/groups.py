@@ -11,9 +11,18 @@ from torch import Tensor
 from xarray import Dataset, DataTree
 
 from storyzoo.inference.engine.density import LogDensity
+from storyzoo.inference.engine.estimated import (
+    BOUNDS,
+    ESTIMATED_DRAWS,
+    Estimates,
+    estimates,
+    why_unknown,
+)
+from storyzoo.inference.engine.mixing import mixing
 from storyzoo.inference.engine.simulation import Simulator
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import build_tree, by_dims, draws_of
+from storyzoo.story import Story
 
 WHOLE = "whole"
 """Dim of size one along which a story without independent examples has its log likelihood."""
@@ -56,7 +65,9 @@ def complete(tree: DataTree, target: Target, seed: int) -> tuple[DataTree, list[
     draws = draws_of(target.structure, tree["posterior"])
     datasets: dict[str, Dataset] = {}
     size = tree["posterior"].sizes["chain"] * tree["posterior"].sizes["draw"]
-    if size * target.n_examples <= MOST_ELEMENTS:
+    if target.story.intractable() is not None:
+        datasets |= _log_prior(target, draws) | estimated_likelihoods(target, draws, seed, notes)
+    elif size * target.n_examples <= MOST_ELEMENTS:
         datasets |= likelihoods(target, draws, notes)
     else:
         notes.append(f"no pointwise log likelihood: {size} draws × {target.n_examples} examples")
@@ -88,24 +99,66 @@ def likelihoods(
     """
     density = target.density(jacobian=False)
     leading = next(iter(draws.values())).shape[:2]
-    flat = flat_draws(density, merged(draws))
-    groups = {}
-    if not target.structure.improper:
-        prior = density.log_prior(flat).detach().cpu().numpy().reshape(leading)
-        groups["log_prior"] = _by_draw(
-            target, "log_prior", prior - _softmax_basis(target, draws), ()
-        )
+    groups = _log_prior(target, draws)
     tied = [
         n for n, s in target.structure.discrete.items() if target.story.examples not in s.plates
     ]
     if target.story.examples is not None and tied:
         notes.append(f"no pointwise log likelihood: '{tied[0]}' ties the examples together")
         return groups
+    flat = flat_draws(density, merged(draws))
     pointwise = density.log_likelihood(flat).detach().cpu().numpy().reshape(*leading, -1)
-    name = "+".join(target.structure.outcomes) or "data"
     along = target.story.examples or WHOLE
-    groups["log_likelihood"] = _by_draw(target, name, pointwise, (along,))
+    groups["log_likelihood"] = _by_draw(target, _name_of_data(target), pointwise, (along,))
     return groups
+
+
+def estimated_likelihoods(
+    target: Target, draws: Mapping[str, np.ndarray], seed: int, notes: list[str]
+) -> dict[str, Dataset]:
+    """Estimated log likelihoods of a few draws and, in a group of their own, what bounds them.
+
+    ``log_likelihood`` and the bounds' ``lower`` and ``upper`` are ``(chain, draw, example)``, nats,
+    all draws in one chain; ``standard_error`` is ``(chain, draw)``.
+    """
+    reason = why_unknown(target.story)
+    if reason is not None:
+        notes.append(f"no log likelihood: {reason}")
+        return {}
+    chosen = thinned(draws, ESTIMATED_DRAWS)
+    found = estimates(target, chosen, seed)
+    notes.append(_of_estimates(found, len(next(iter(merged(draws).values()))), target.story))
+    along = (target.story.examples or WHOLE,)
+    bounds = _by_draw(target, "lower", found.lower[None], along)
+    bounds["upper"] = _by_draw(target, "upper", found.upper[None], along)["upper"]
+    bounds["standard_error"] = (("chain", "draw"), found.standard_error[None])
+    value = _by_draw(target, _name_of_data(target), found.value[None], along)
+    return {"log_likelihood": value, BOUNDS: bounds}
+
+
+def _of_estimates(found: Estimates, size: int, story: Story) -> str:
+    """What a reader must know of the estimated likelihoods, in a line."""
+    count, error = len(found.value), found.standard_error.max()
+    among = f" at {count} of {size} draws" if count < size else ""
+    return (
+        f"log likelihoods are estimates{among}, ± {error:.2g} nats per example: "
+        f"{story.intractable()}"
+    )
+
+
+def _log_prior(target: Target, draws: Mapping[str, np.ndarray]) -> dict[str, Dataset]:
+    """The log prior of the global sites by draw; nothing where it is improper."""
+    if target.structure.improper:
+        return {}
+    density = target.density(jacobian=False)
+    leading = next(iter(draws.values())).shape[:2]
+    prior = density.log_prior(flat_draws(density, merged(draws)))
+    values = prior.detach().cpu().numpy().reshape(leading) - _softmax_basis(target, draws)
+    return {"log_prior": _by_draw(target, "log_prior", values, ())}
+
+
+def _name_of_data(target: Target) -> str:
+    return "+".join(target.structure.outcomes) or "data"
 
 
 def _by_draw(target: Target, name: str, values: np.ndarray, dims: tuple[str, ...]) -> Dataset:
@@ -129,6 +182,8 @@ def _predictions(
     simulator = Simulator(target)
     cells = sum(t.numel() for t in target.data.values() if isinstance(t, Tensor))
     count = min(PREDICTIVE_DRAWS, MOST_ELEMENTS // max(1, 4 * cells))
+    if target.story.intractable() is not None:  # each data set takes chains of its own
+        count = min(count, ESTIMATED_DRAWS)
     if count == 0:
         notes.append("no predictive draws: the data are too large to keep copies of them")
         return {}
@@ -139,6 +194,8 @@ def _predictions(
         chosen = thinned(draws, count)
         simulated = [simulator.sites(one, rng)[0] for one in each_draw(chosen)]
         groups["posterior_predictive"] = _observed(target, simulated)
+        chains = mixing(target, next(each_draw(chosen)), rng)
+        notes += [] if chains is None else [f"predictive draws are {chains}"]
     else:
         notes.append(f"no posterior predictive draws: {reason}")
     reason = simulator.refuses_prior()

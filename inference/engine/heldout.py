@@ -20,10 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pyro import poutine
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
+from xarray import DataArray, DataTree
 
+from storyzoo.inference.engine.estimated import BOUNDS, ESTIMATED_DRAWS, Estimates, estimates
 from storyzoo.inference.engine.factors import ValueMessenger, site_log_probs
-from storyzoo.inference.engine.groups import each_draw, flat_draws
+from storyzoo.inference.engine.groups import each_draw, flat_draws, thinned
 from storyzoo.inference.engine.missing import ObservedMessenger
 from storyzoo.inference.engine.target import Target
 from storyzoo.story import Latents
@@ -47,22 +49,110 @@ class Predictive(NamedTuple):
     """(N,): its Monte Carlo standard error; 0 for the plug-in density of a point."""
     mean_se: float
     """Monte Carlo standard error of the mean over the examples, which share the draws."""
+    lower: Array | None = None
+    """(N,): a stochastic lower bound, where the likelihood is an estimate."""
+    upper: Array | None = None
+    """(N,): a stochastic upper bound."""
+    values: Array | None = None
+    """(N,): how many values each example holds, where all are discrete (else bits mean nothing)."""
+
+    @property
+    def nature(self) -> str:
+        """What the numbers are, in words."""
+        if self.lower is not None and self.upper is not None:
+            gap = float(np.abs(self.upper - self.lower).max(initial=0))
+            return f"estimates, ± {self.mean_se:.2g}, bounds up to {gap:.2g} apart, nats"
+        if self.mean_se > 0:
+            return f"means over draws, Monte Carlo error ± {self.mean_se:.2g} of theirs, nats"
+        return "exact, nats"
+
+    def moved(self, nats: Array | float) -> Predictive:
+        """The same with so much added to each log density."""
+        lower, upper = (None if end is None else end + nats for end in (self.lower, self.upper))
+        return self._replace(nats=self.nats + nats, lower=lower, upper=upper)
 
 
 def log_predictive(target: Target, draws: Mapping[str, np.ndarray], seed: int = 0) -> Predictive:
     """Log predictive density of the target's examples given draws ``(S, *shape)`` by site.
 
     ``draws`` holds the latents in the units of the target; those of single examples are not
-    read. The same seed gives the same answer.
+    read. The same seed gives the same answer. Where the likelihood is an estimate, a few of the
+    draws are taken. Raises IntractableError where it has not even that.
     """
+    return _log_predictive(target, draws, seed)._replace(values=discrete_values(target))
+
+
+def _log_predictive(target: Target, draws: Mapping[str, np.ndarray], seed: int) -> Predictive:
     shared = {n: v for n, v in draws.items() if n not in target.structure.local}
     size = len(next(iter(draws.values())))
+    if target.story.intractable() is not None:
+        few = thinned({n: v[None] for n, v in shared.items()}, ESTIMATED_DRAWS)
+        return averaged_estimates(estimates(target, few, seed))
     if target.structure.local:
         runs = _drawn_anew(target, shared, np.random.default_rng([seed, 3]))
         count = size * _repeats(size)
     else:
         runs, count = _given(target, shared, size), size
     return _averaged(runs, count, target.n_examples)
+
+
+def fitted_scores(tree: DataTree, target: Target) -> Predictive | None:
+    """The same of the examples fitted, from the log likelihoods and bounds that the tree keeps."""
+    if "log_likelihood" not in tree.children:
+        return None
+    (array,) = tree["log_likelihood"].to_dataset().data_vars.values()
+    rows = _rows(array)
+    if BOUNDS not in tree.children:
+        found = _averaged(iter([rows]), *rows.shape)
+    else:
+        bounds = tree[BOUNDS].to_dataset()
+        error = bounds["standard_error"].to_numpy().ravel()
+        found = averaged_estimates(
+            Estimates(rows, error, _rows(bounds["lower"]), _rows(bounds["upper"]))
+        )
+    return found._replace(values=discrete_values(target))
+
+
+def _rows(array: DataArray) -> Array:
+    """Draws by examples, (S, N)."""
+    values = array.transpose("chain", "draw", ...).to_numpy().astype(np.float64)
+    return values.reshape(values.shape[0] * values.shape[1], -1)
+
+
+def discrete_values(target: Target) -> Array | None:
+    """(N,): how many values of each example are observed; None unless all are discrete."""
+    sites = target.structure.observed.values()
+    if not sites or not all(site.support.is_discrete and site.argument for site in sites):
+        return None
+    total = np.zeros(target.n_examples)
+    for name in target.structure.outcomes:
+        seen = ~np.isnan(target.data[name].cpu().numpy().astype(np.float64))
+        dims = target.story.data_dims.get(name, ())
+        if target.story.examples in dims:
+            seen = np.moveaxis(seen, dims.index(target.story.examples), 0)
+        total += seen.reshape(target.n_examples, -1).sum(-1)
+    return total
+
+
+def averaged_estimates(found: Estimates) -> Predictive:
+    """Mean density over draws whose likelihoods are estimates, each with an error of its own.
+
+    With weights ``w_sn = p_sn / sum_s p_sn`` the errors of the normalisers add
+    ``sum_s w_sn^2 se_s^2`` to the variance.
+    """
+    size, n_examples = found.value.shape
+    mixed = _averaged(iter([found.value]), size, n_examples)
+    weights = np.nan_to_num(softmax(found.value, axis=0))
+    over_rows = (weights.mean(1) * found.standard_error) ** 2
+    by_row = (weights * found.standard_error[:, None]) ** 2
+    ends = [logsumexp(end, axis=0) - np.log(size) for end in (found.lower, found.upper)]
+    return Predictive(
+        nats=mixed.nats,
+        se=np.sqrt(mixed.se**2 + by_row.sum(0)),
+        mean_se=float(np.sqrt(mixed.mean_se**2 + over_rows.sum())),
+        lower=np.minimum(*ends),  # bounds that are as good as equal cross by chance
+        upper=np.maximum(*ends),
+    )
 
 
 def _given(target: Target, draws: Mapping[str, np.ndarray], size: int) -> Iterator[Array]:

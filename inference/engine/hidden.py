@@ -38,6 +38,20 @@ def discrete_posterior(target: Target, draws: Mapping[str, np.ndarray]) -> dict[
     return {name: total / count for name, total in totals.items()}
 
 
+def hidden_means(target: Target, draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the story's ``hidden_units`` tells of each example, averaged over draws ``(S, *shape)``."""
+    totals: dict[str, np.ndarray] = {}
+    count = 0
+    with target.context(), torch.no_grad():
+        for latents in each_draw(draws):
+            count += 1
+            found = target.story.hidden_units(latents, target.data)
+            assert found is not None
+            for name, values in found.items():
+                totals[name] = totals.get(name, 0.0) + values.cpu().numpy()
+    return {name: total / count for name, total in totals.items()}
+
+
 def impute(target: Target, latents: Latents, rng: np.random.Generator) -> dict[str, Tensor]:
     """The data with a draw of each missing value, given the latents and what is observed.
 

@@ -99,6 +99,16 @@ class Method:
         raise TypeError(f"{type(self).__name__} has no run")
 
 
+def needs_density(story: Story) -> str | None:
+    """Why a story has no exact density to work with, and what to use; None where it has."""
+    reason = story.intractable()
+    if reason is None:
+        return None
+    known = story.has("stochastic_gradient")
+    use = "use contrastive or sgld" if known else "write its `stochastic_gradient`"
+    return f"its likelihood can't be computed: {reason}; {use}"
+
+
 def require(good: bool, method: str, setting: str, value: object, wanted: str) -> None:
     """Raise SettingError in one line where a setting is out of its range."""
     if not good:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import xarray as xr
 from scipy.special import logsumexp
 
+from storyzoo.inference.engine.estimated import BOUNDS
 from storyzoo.inference.engine.statistics import array_stats
 
 Array = npt.NDArray[np.float64]
@@ -95,9 +96,10 @@ def elpd_loo(tree: xr.DataTree, kind: str) -> Loo | None:
     an approximation get ``p(theta_s) / (q(theta_s) p(y_n | theta_s))``, since the plain score
     rewards an approximation for being too narrow; those that were resampled by ``p / q`` already
     get ``1 / p(y_n | theta_s)``. None for a point, and where the tree has no log likelihood (or an
-    approximation no densities of its draws), or that of a single example.
+    approximation no densities of its draws), or that of a single example. None also where the
+    likelihoods are estimates of a few draws: their errors would pass for weights.
     """
-    if kind == "point" or "log_likelihood" not in tree.children:
+    if kind == "point" or "log_likelihood" not in tree.children or BOUNDS in tree.children:
         return None
     log_likelihood = _by_example(tree["log_likelihood"].dataset)
     if log_likelihood.size == log_likelihood.sizes["chain"] * log_likelihood.sizes["draw"]:

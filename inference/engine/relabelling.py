@@ -61,7 +61,11 @@ def relabel(
 
 
 def why_not_exchangeable(tree: DataTree, target: Target, dims: tuple[str, ...]) -> str | None:
-    """Why a permutation along ``dims`` is no symmetry of the log joint; None where it is one."""
+    """Why a permutation along ``dims`` is no symmetry of the log joint; None where it is one.
+
+    Where the likelihood is intractable its symmetry is taken on the story's word, and the priors
+    alone are checked.
+    """
     posterior = tree["posterior"].to_dataset()
     size = next(posterior.sizes[dim] for dim in dims if dim in posterior.sizes)
     if size < 2:
@@ -69,6 +73,7 @@ def why_not_exchangeable(tree: DataTree, target: Target, dims: tuple[str, ...]) 
     order = np.roll(np.arange(size), 1)
     flipped = permute(posterior, dims, np.broadcast_to(order, (*_leading(posterior), size)))
     density = target.density(jacobian=False)
+    known = density if target.story.intractable() is None else density.log_prior
     structure = target.structure
     before = {k: v[0] for k, v in draws_of(structure, posterior).items()}
     after = {k: v[0] for k, v in draws_of(structure, flipped).items()}
@@ -76,7 +81,7 @@ def why_not_exchangeable(tree: DataTree, target: Target, dims: tuple[str, ...]) 
     for place in places:
         values = [
             float(
-                density(density.flatten({k: torch.as_tensor(v[place]) for k, v in latents.items()}))
+                known(density.flatten({k: torch.as_tensor(v[place]) for k, v in latents.items()}))
             )
             for latents in (before, after)
         ]

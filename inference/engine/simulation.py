@@ -23,6 +23,10 @@ from storyzoo.inference.engine.target import Target
 from storyzoo.story import Latents
 
 
+FEW_ROWS = 10
+"""Rows on which a story is checked where drawing a row takes a Markov chain."""
+
+
 class Simulator:
     """Draws data sets of any size from a story, given its latents or from its prior."""
 
@@ -147,7 +151,8 @@ class Simulator:
         return torch.stack(observations)
 
     def _reads_past(self) -> bool:
-        first = self._placeholders(None, np.random.default_rng(0))
+        few = None if self.story.intractable() is None else FEW_ROWS  # each drawn by a chain
+        first = self._placeholders(few, np.random.default_rng(0))
         second = {
             name: value + _uneven(value) if name in self.structure.outcomes else value
             for name, value in first.items()

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from storyzoo.inference.engine.ascent import Array, as_array
 from storyzoo.inference.engine.density import LogDensity
+from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
+from storyzoo.story import Story
 
 LEAST_ROWS = 1000
 """Examples that the starts are looked for on, at least."""
@@ -62,6 +64,8 @@ class Slices:
 
     def index(self, batch: Batch) -> Tensor:
         """Examples in the slice (B,)."""
+        if self.whole:
+            return torch.arange(self._examples, device="cpu")
         return batch.order[batch.place : batch.place + self.size].sort().values
 
     def weight(self, batch: Batch) -> Tensor | None:
@@ -104,6 +108,14 @@ class Slices:
                 self._one_by_one = True
         pairs = [both(point) for point in q]
         return torch.stack([value for _, value in pairs]), torch.stack([g for g, _ in pairs])
+
+
+def refuses_slices(story: Story, structure: Structure) -> str | None:
+    """Why a story's examples can't be seen some at a time; None where they can."""
+    if story.examples is None:
+        return "it has no independent examples to slice"
+    tied = [name for name, s in structure.discrete.items() if story.examples not in s.plates]
+    return f"'{tied[0]}' ties the examples together" if tied else None
 
 
 def _row_of_coordinate(density: LogDensity) -> Tensor:

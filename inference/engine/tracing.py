@@ -15,12 +15,15 @@ import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache as once
 from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, fx
+from torch._C._functorch import TransformType
 from torch._decomp import core_aten_decompositions, decomposition_table
+from torch._functorch.autograd_function import custom_function_call
 from torch.distributions.utils import probs_to_logits
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -73,6 +76,27 @@ def trace(function: Function, point: Tensor) -> fx.GraphModule:
     return recorder.finish(answer)
 
 
+def most_entries(graph: Function, point: Tensor) -> int:
+    """Entries of the largest tensor that a graph makes on its way; 0 of what is no graph."""
+    if not isinstance(graph, fx.GraphModule):
+        return 0
+    sizes = _Sizes(graph)
+    sizes.run(point)  # type: ignore[no-untyped-call]
+    return sizes.most
+
+
+class _Sizes(fx.Interpreter):
+    """Runs a graph and remembers the largest tensor that it made."""
+
+    most = 0
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)  # type: ignore[no-untyped-call]
+        if isinstance(value, Tensor) and n.op == "call_function":
+            self.most = max(self.most, value.numel())
+        return value
+
+
 def script(graph: fx.GraphModule, point: Tensor) -> Function:
     """The graph run by TorchScript's interpreter, which costs a third of Python's per operation."""
     with warnings.catch_warnings(), torch.no_grad():
@@ -94,6 +118,12 @@ def compare(expected: Any, found: Any, where: str, tolerance: float | None = Non
             raise UntraceableError(f"the traced graph differs by {gap:.3g} at {where}")
 
 
+@once
+def _decompositions() -> dict[Any, Function]:
+    """Simpler operations by operation; torch takes a tenth of a second to list them."""
+    return {**decomposition_table, **core_aten_decompositions()}
+
+
 class _Recorder(TorchDispatchMode):
     """Writes down what depends on the input, and runs everything."""
 
@@ -101,7 +131,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._graph = fx.Graph()
         self._module = fx.GraphModule({}, self._graph)
-        self._decompositions = {**decomposition_table, **core_aten_decompositions()}
+        self._decompositions = _decompositions()
         self._nodes: dict[int, fx.Node] = {id(point): self._graph.placeholder("q")}
         self._constants: dict[int, fx.Node] = {}
         self._contents: dict[Any, fx.Node] = {}
@@ -257,13 +287,23 @@ class _LastSite(Messenger):
 
 @contextmanager
 def _traceable() -> Iterator[None]:
-    """Pyro without what makes a graph dense; only while a trace is made."""
+    """Pyro without what makes a graph dense, and torch with a way through functions that bring
+    their own gradient; only while a trace is made."""
     before = torch.distributions.Categorical.log_prob
+    rules, key = custom_function_call.functorch_table, TransformType.Functionalize
+    rule = rules[key]
     torch.distributions.Categorical.log_prob = _log_prob_by_index  # type: ignore[method-assign]
+    rules[key] = _run_forward
     try:
         yield
     finally:
         torch.distributions.Categorical.log_prob = before  # type: ignore[method-assign]
+        rules[key] = rule
+
+
+def _run_forward(interpreter: Any, function: Any, *operands: Any, **_: Any) -> Any:
+    """What an ``autograd.Function`` does below all gradients: torch has no rule for that yet."""
+    return function.forward(*operands)
 
 
 def _log_prob_by_index(self: Any, value: Tensor) -> Tensor:

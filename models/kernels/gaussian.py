@@ -43,6 +43,12 @@ def has_missing(y: Tensor) -> bool:
     return bool(torch.isnan(y.sum())) if y.is_cuda else bool(np.isnan(_values(y).sum()))
 
 
+def complete_rows(y: Tensor) -> np.ndarray:
+    """Which rows of y (…, D) miss nothing, in one row."""
+    complete: np.ndarray = ~np.isnan(_values(y)).any(-1).ravel()
+    return complete
+
+
 def _values(y: Tensor) -> np.ndarray:
     """The data as numpy sees them, unseen by tracers: which values are missing is no parameter."""
     return np.from_dlpack(y.cpu() if y.is_cuda else y)

@@ -96,6 +96,64 @@ def test_faithful_and_mnist_by_hand(mirror: Path) -> None:
     assert (mnist.validation_rows[0], mnist.validation_rows[-1]) == (8000, 8999)
 
 
+def test_every_bar_and_stripe_is_there_once() -> None:
+    found = load("bars-and-stripes:side=3")
+    assert found.table is not None and found.labels is not None
+    images = found.table.to_numpy().reshape(-1, 3, 3)
+    assert len(np.unique(images.reshape(-1, 9), axis=0)) == len(images) == 14
+    columns_alike, rows_alike = (
+        np.ptp(images, axis=1).max(1) == 0,
+        np.ptp(images, axis=2).max(1) == 0,
+    )
+    assert (columns_alike | rows_alike).all()
+    kinds = {(True, False): "bar", (False, True): "stripe", (True, True): "both"}
+    told = [kinds[pair] for pair in zip(columns_alike, rows_alike, strict=True)]
+    assert found.labels.tolist() == told
+    for side in (2, 12):
+        table = load(f"bars-and-stripes:side={side}").table
+        assert table is not None and table.shape == (2 ** (side + 1) - 2, side * side)
+        assert not table.duplicated().any()
+
+
+def test_bars_and_stripes_are_drawn_evenly_by_their_seed() -> None:
+    drawn = load("bars-and-stripes:side=2,rows=6000")
+    assert drawn.table is not None
+    counts = drawn.table.value_counts()
+    assert len(counts) == 6 and ((counts - 1000).abs() < 5 * np.sqrt(1000 * 5 / 6)).all()
+    assert load("bars-and-stripes:side=2,rows=6000").sha256 == drawn.sha256
+    assert load("bars-and-stripes:side=2,rows=6000,seed=1").sha256 != drawn.sha256
+
+
+def test_binary_digits_by_hand() -> None:
+    found, grey = load("digits-binary"), load("digits").table
+    assert found.table is not None and found.test_rows is not None and grey is not None
+    assert np.array_equal(found.table.to_numpy(), grey.to_numpy() > 8)
+    assert (found.table.nunique() == 1).sum() == 13
+    rows = found.table.to_numpy()
+    test, train = rows[found.test_rows], np.delete(rows, found.test_rows, axis=0)
+    assert (len(train), len(test)) == (1500, 297)
+    share = train.mean(0).clip(0.5 / 1500, 1 - 0.5 / 1500)
+    pixels = np.where(test == 1, np.log(share), np.log1p(-share)).sum(1)
+    assert pixels.mean() == pytest.approx(-24.5027, abs=1e-4)
+
+
+def test_binary_mnist_keeps_its_split(mirror: Path) -> None:
+    grey = load("mnist").table
+    assert grey is not None
+    cut, drawn = load("mnist:binarize=0.5"), load("mnist:binarize=sampled")
+    assert cut.table is not None and drawn.table is not None
+    assert np.array_equal(cut.table.to_numpy(), grey.to_numpy() >= 128)
+    assert np.isin(drawn.table.to_numpy(), (0, 1)).all()
+    sure = (grey.to_numpy() == 0) | (grey.to_numpy() == 255)
+    assert np.array_equal(drawn.table.to_numpy()[sure], (grey.to_numpy() == 255)[sure])
+    assert drawn.table.to_numpy().mean() == pytest.approx(grey.to_numpy().mean() / 255, abs=1e-4)
+    assert load("mnist:binarize=sampled,seed=0").sha256 == drawn.sha256
+    assert load("mnist:binarize=sampled,seed=1").sha256 != drawn.sha256
+    for found in (cut, drawn):
+        assert found.test_rows is not None and found.validation_rows is not None
+        assert (found.test_rows[0], found.validation_rows[0]) == (9000, 8000)
+
+
 def test_standardising_is_undone_by_its_inverse() -> None:
     plain, standard = load("wine").table, load("wine:standardize=true")
     assert plain is not None and standard.table is not None and standard.standardised is not None
@@ -139,6 +197,10 @@ def _columns(spec: str) -> pd.Index[str]:
         ("iris:drop=petal_widht", "no column 'petal_widht': did you mean 'petal_width'?"),
         ("iris-petal:drop=petal_width+petal_length", "no column is left"),
         ("digits:standardize=true", "column 'pixel_0_0' is constant (0)"),
+        ("bars-and-stripes:side=13", "side=13 must be from 2 to 12"),
+        ("bars-and-stripes:side=four", "side='four' should be of type int"),
+        ("bars-and-stripes:rows=-1", "rows=-1 must be from 1 to 100000, or 0 for each image once"),
+        ("bars-and-stripes:rows=5,seed=-1", "seed=-1 must be at least 0"),
     ],
 )
 def test_unknown_names_and_options_say_the_nearest(spec: str, said: str) -> None:
@@ -217,3 +279,9 @@ def test_every_origin_is_pinned(mirror: Path) -> None:
         assert len(content) == origin.bytes
         assert hashlib.sha256(content).hexdigest() == origin.sha256
         assert origin.url.startswith("https://") and origin.licence
+
+
+@pytest.mark.parametrize("text", ["2", "-0.1", "half", "nan"])
+def test_impossible_thresholds_are_refused(text: str, mirror: Path) -> None:
+    with pytest.raises(SettingError, match=f"binarize='{text}' should be 'sampled'"):
+        load(f"mnist:binarize={text}")

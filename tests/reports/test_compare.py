@@ -76,6 +76,7 @@ class Answer:
     seed: int = 0
     data_name: str = "eight"
     heldout: Predictive | None = None
+    fitted: Predictive | None = None
 
     def __post_init__(self) -> None:
         self.verdict: Verdict = judge(self.tree, self.info, kind=self.method.kind, story=self.story)

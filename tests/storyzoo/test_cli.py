@@ -200,9 +200,14 @@ def answer(word: str, cut_short: bool = False) -> SimpleNamespace:
         data_name="x",
         folder=None,
         notes=(),
+        summary={"metrics": {}},
         info=SimpleNamespace(cut_short=cut_short),
         verdict=SimpleNamespace(
-            verdict=word, headline="so it is", do_next=("more draws",), notes=()
+            verdict=word,
+            headline="so it is",
+            do_next=("more draws",),
+            notes=(),
+            likelihood_known=True,
         ),
     )
 

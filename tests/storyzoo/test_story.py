@@ -68,6 +68,7 @@ def test_hooks_are_optional_and_none_raises_not_implemented() -> None:
         story.sweep(nothing, nothing, rng),
         story.stochastic_gradient(nothing, nothing, None),
         story.log_likelihood_estimate(nothing, nothing, rng),
+        story.trajectories(nothing, nothing, rng),
         story.impute(nothing, nothing, rng),
     ]
     assert answers == [None] * len(answers)
@@ -305,7 +306,10 @@ def test_no_prior_is_computed_from_the_data(case: Case) -> None:
     }
     values = [
         density.log_prior(density.flatten(case.latents()))
-        for density in (case.target().density(), make_target(case.story, other).density())
+        for density in (
+            case.target().density(),
+            make_target(case.story, other, to_fit=False).density(),
+        )
     ]
     assert float(values[0]) == pytest.approx(float(values[1]), abs=1e-12)
 

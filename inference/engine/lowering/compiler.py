@@ -28,6 +28,7 @@ FLAGS = (
     "-mprefer-vector-width=512",
     "-fopenmp-simd",
     "-ffast-math",
+    "-fno-tree-slp-vectorize",  # gcc 12's loses terms of sums that it makes of several loops
     "-fno-finite-math-only",  # after -ffast-math, which would turn it on: densities do overflow
 )
 """Whichever of these the compiler takes."""

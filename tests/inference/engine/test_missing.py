@@ -35,7 +35,7 @@ def with_holes(case: Case) -> dict[str, Any]:
 @each
 def test_what_is_missing_is_left_out_of_the_likelihood(case: Case) -> None:
     arrays = with_holes(case)
-    target = make_target(case.story, arrays)
+    target = make_target(case.story, arrays, to_fit=False)
     density = target.density()
     q = density.flatten(case.latents())
     found = density.log_likelihood(q)
@@ -52,7 +52,7 @@ def test_slices_know_what_they_miss(case: Case) -> None:
     if case.story.examples is None:
         return
     arrays = with_holes(case)
-    target = make_target(case.story, arrays)
+    target = make_target(case.story, arrays, to_fit=False)
     q = target.density().flatten(case.latents())
     by_example = target.density().per_example(q)
     some = torch.tensor([3, 0])

@@ -65,6 +65,15 @@ DIMS = {
         "z": ("point",),
         "y": ("point",),
     },
+    "rbm": {
+        "weight": ("pixel", "hidden"),
+        "visible_bias": ("pixel",),
+        "hidden_bias": ("hidden",),
+        "mean_log_likelihood": (),
+        "visible_mean": ("pixel",),
+        "visible_correlation": ("pair",),
+        "v": ("row", "pixel"),
+    },
 }
 """Dims of every site: the plates around it, outermost first, then the events' as named."""
 DISCRETE = {

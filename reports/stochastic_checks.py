@@ -1,0 +1,91 @@
+"""Checks of what noisy gradients led to: the curve of an ascent, and the noise of chains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import xarray as xr
+
+from storyzoo.inference.engine.method import Info
+from storyzoo.reports.check import Check, check
+from storyzoo.reports.draw_checks import finite
+from storyzoo.reports.optimum_checks import RESUME, finals
+
+ALPHA = 0.1
+"""Variance of a step that may come from the gradient's noise, over what is added on purpose."""
+BEYOND_NOISE = 2.0
+"""Standard errors by which rows kept apart must be told worse to count as over-fitted."""
+
+
+def checks_of_learning(posterior: xr.Dataset, info: Info) -> Iterator[Check]:
+    """Every check of a point found by noisy gradients, in order of cause."""
+    yield finite(posterior)
+    if finals(info, "training").size:
+        yield curve_settled(info)
+    if finals(info, "validation").size:
+        yield not_over_fitted(info)
+
+
+def curve_settled(info: Info) -> Check:
+    """The last quarter of the steps brought next to nothing, and nothing was lost."""
+    training = finals(info, "training")
+    done = bool(getattr(info, "converged", False))
+    last = f"{training[-1]:.2f} nats per row"
+    why = {
+        "minutes": "its time was up",
+        "interrupted": "it was interrupted",
+    }.get(info.stopped, "falling" if training[-1] < training.max() else "still rising")
+    advice = {
+        "minutes": "Give it more time: `--with minutes=…`",
+        "interrupted": RESUME,
+    }.get(
+        info.stopped,
+        "Falling: take smaller steps (`--with learning_rate=…`), more `--with chains=…` and "
+        "`--with sweeps=…`. Rising: take more (`--with max_steps=…`, double it)",
+    )
+    return check(
+        "learning_curve",
+        done,
+        value=float(training[-1]),
+        where=last if done else f"{why}; {last}",
+        meaning="The score of the rows fitted was not at rest at its top when the run ended: the "
+        "point is no mode. Where it fell the chains no longer follow the model.",
+        advice=advice,
+    )
+
+
+def not_over_fitted(info: Info) -> Check:
+    """Rows kept apart are told as well by what was kept as by any other point of the curve."""
+    lost, error = (float(getattr(info, name, 0.0)) for name in ("over_fitting", "over_fitting_se"))
+    worse = lost > BEYOND_NOISE * error
+    best = f"{finals(info, 'validation').max():.2f} nats per row kept apart"
+    return check(
+        "over_fitting",
+        not worse,
+        value=lost,
+        threshold=BEYOND_NOISE * error,
+        where=f"{best}, then {lost:.2f} ± {error:.2f} worse" if worse else best,
+        meaning="What was kept tells rows that it was not fitted to worse than an earlier point "
+        "did: it has learnt what is peculiar to the rows fitted.",
+        advice="Keep the best point (`--with keep=best`), give tighter priors (`--set`), or a "
+        "smaller story",
+    )
+
+
+def noise_drowned(info: Info) -> Check:
+    """The noise of the gradient adds little to the noise that Langevin dynamics adds itself."""
+    alpha = float(getattr(info, "gradient_noise", math.nan))
+    step = float(getattr(info, "step", math.nan))
+    smaller = f"{step * ALPHA / (2 * alpha):.1g}" if alpha > 0 else "…"
+    return check(
+        "gradient_noise",
+        alpha <= ALPHA,
+        value=alpha,
+        threshold=ALPHA,
+        where=f"at most {alpha:.0%} of the noise of a step comes from the gradient",
+        meaning="Gradients from slices of the examples are so noisy that the draws spread further "
+        "than the posterior does.",
+        advice=f"Take smaller steps (`--with step={smaller}`) or larger slices "
+        "(`--with batch_size=…`, `--with fantasies=…`)",
+    )
