@@ -465,6 +465,7 @@ class RestrictedBoltzmann(Story):
             standard_error=float(found.standard_error),
             lower=log_weight - found.upper,
             upper=log_weight - found.lower,
+            effective=min(found.ess, found.upper_ess) / ANNEALED_CHAINS,
         )
 
     # -- what the fit is for -------------------------------------------------------------------

@@ -360,7 +360,8 @@ ENTRIES: dict[str, Entry] = {
         "takes the likelihood for too high; run backward from the story's own states it takes it "
         "for too low. Between the two lies the truth. If they are no more than a nat apart the "
         "likelihood is known that well; if not it is not known, even where the standard error "
-        "is small, since chains that all miss a mode agree. The check speaks of likelihoods and "
+        "is small or the bounds meet, since chains that all miss a mode agree: so at least a "
+        "quarter of the chains' weights must be effective. The check speaks of likelihoods and "
         "of the scores that rest on them, never of the parameters.",
         "log p(v) = - F(v) - log Z, |upper - lower| <= 1 nat per example, by log Z from "
         "log mean exp(w) forward and - log mean exp(-w) backward, w the chains' log weights",

@@ -43,6 +43,8 @@ POINT = "point estimate"
 
 NEARLY = 1.05
 """R-hat up to which draws whose ESS passes are merely too few."""
+EFFECTIVE = 0.25
+"""Least share of effective samples for an estimated likelihood to be known."""
 MEETING = 1.0
 """Nats per example up to which the bounds of an estimated log likelihood meet."""
 
@@ -232,17 +234,20 @@ def likelihood_known(bounds: xr.Dataset) -> Check:
     """Whether the bounds of an estimated log likelihood meet; speaks of the likelihood alone.
 
     ``lower`` and ``upper`` are (chain, draw, example), nats: their mean gap at the worst draw.
+    Bounds of few effective samples may meet by chance, since all may have missed a mode.
     """
     gaps = (bounds["upper"] - bounds["lower"]).to_numpy()
     gap = float(np.abs(gaps.reshape(*gaps.shape[:2], -1).mean(-1)).max())
-    error = float(bounds["standard_error"].max())
+    error, effective = float(bounds["standard_error"].max()), float(bounds["effective"].min())
+    apart = f"bounds {rounded(gap, digits=2)} nats apart"
+    weight = f"{effective:.0%} of the samples are effective"
+    told = [apart, weight] if effective >= EFFECTIVE else [f"only {weight}", apart]
     return check(
         "likelihood_known",
-        gap <= MEETING,
+        gap <= MEETING and effective >= EFFECTIVE,
         value=gap,
         threshold=MEETING,
-        where=f"bounds {rounded(gap, digits=2)} nats apart, standard error "
-        f"{rounded(error, digits=2)} nats",
+        where=f"{', '.join(told)}, standard error {rounded(error, digits=2)} nats",
         meaning="The likelihood can only be estimated, here between a stochastic lower and upper "
         "bound. Where these don't meet its value is not known, however small its standard error, "
         "and neither are scores that rest on it; the parameters may be sound.",

@@ -38,6 +38,8 @@ class LikelihoodEstimate(NamedTuple):
     """(N,): a stochastic lower bound."""
     upper: Tensor
     """(N,): a stochastic upper bound."""
+    effective: float = 1.0
+    """Share of the samples behind it that carry weight: with few, bounds may meet by chance."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ class Estimates(NamedTuple):
     """(S, N)"""
     upper: Array
     """(S, N)"""
+    effective: Array
+    """(S,): share of the samples behind each that carry weight."""
 
 
 def why_unknown(story: Story) -> str | None:
@@ -74,4 +76,5 @@ def _estimate(target: Target, latents: Latents, seed: list[int]) -> tuple[Array,
         part.expand(target.n_examples).cpu().numpy().astype(np.float64)
         for part in (found.value, found.lower, found.upper)
     )
-    return value, np.asarray(found.standard_error, dtype=np.float64), lower, upper
+    error, effective = (np.float64(part) for part in (found.standard_error, found.effective))
+    return value, np.asarray(error), lower, upper, np.asarray(effective)

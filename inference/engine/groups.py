@@ -119,7 +119,8 @@ def estimated_likelihoods(
     """Estimated log likelihoods of a few draws and, in a group of their own, what bounds them.
 
     ``log_likelihood`` and the bounds' ``lower`` and ``upper`` are ``(chain, draw, example)``, nats,
-    all draws in one chain; ``standard_error`` is ``(chain, draw)``.
+    all draws in one chain; ``standard_error`` and ``effective``, the share of the samples behind a
+    draw's estimate that carry weight, are ``(chain, draw)``.
     """
     reason = why_unknown(target.story)
     if reason is not None:
@@ -131,7 +132,8 @@ def estimated_likelihoods(
     along = (target.story.examples or WHOLE,)
     bounds = _by_draw(target, "lower", found.lower[None], along)
     bounds["upper"] = _by_draw(target, "upper", found.upper[None], along)["upper"]
-    bounds["standard_error"] = (("chain", "draw"), found.standard_error[None])
+    for name in ("standard_error", "effective"):
+        bounds[name] = (("chain", "draw"), getattr(found, name)[None])
     value = _by_draw(target, _name_of_data(target), found.value[None], along)
     return {"log_likelihood": value, BOUNDS: bounds}
 

@@ -106,9 +106,11 @@ def fitted_scores(tree: DataTree, target: Target) -> Predictive | None:
         found = _averaged(iter([rows]), *rows.shape)
     else:
         bounds = tree[BOUNDS].to_dataset()
-        error = bounds["standard_error"].to_numpy().ravel()
+        error, effective = (
+            bounds[name].to_numpy().ravel() for name in ("standard_error", "effective")
+        )
         found = averaged_estimates(
-            Estimates(rows, error, _rows(bounds["lower"]), _rows(bounds["upper"]))
+            Estimates(rows, error, _rows(bounds["lower"]), _rows(bounds["upper"]), effective)
         )
     return found._replace(values=discrete_values(target))
 

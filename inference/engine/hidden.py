@@ -39,7 +39,7 @@ def discrete_posterior(target: Target, draws: Mapping[str, np.ndarray]) -> dict[
 
 
 def hidden_means(target: Target, draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the story's ``hidden_units`` tells of each example, averaged over draws ``(S, *shape)``."""
+    """What the story's ``hidden_units`` tells of each example, averaged over draws (S, *shape)."""
     totals: dict[str, np.ndarray] = {}
     count = 0
     with target.context(), torch.no_grad():

@@ -22,7 +22,6 @@ from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.story import Latents
 
-
 FEW_ROWS = 10
 """Rows on which a story is checked where drawing a row takes a Markov chain."""
 

@@ -24,7 +24,7 @@ from tests.reports.trees import (
 )
 
 
-def estimated(tree: xr.DataTree, gap: float, draws: int = 4) -> xr.DataTree:
+def estimated(tree: xr.DataTree, gap: float, draws: int = 4, effective: float = 0.9) -> xr.DataTree:
     """The tree with estimated log likelihoods of three examples whose bounds lie so far apart."""
     value = np.full((1, draws, 3), -2.0)
     dims = ("chain", "draw", "school")
@@ -32,19 +32,21 @@ def estimated(tree: xr.DataTree, gap: float, draws: int = 4) -> xr.DataTree:
         "lower": (dims, value - gap / 2),
         "upper": (dims, value + gap / 2),
         "standard_error": (dims[:2], np.full((1, draws), 0.03)),
+        "effective": (dims[:2], np.full((1, draws), effective)),
     }
     tree["log_likelihood"] = xr.DataTree(xr.Dataset({"effect": (dims, value)}))
     tree[BOUNDS] = xr.DataTree(xr.Dataset(bounds))
     return tree
 
 
-def judged(gap: float, kind: str = "point") -> Verdict:
+def judged(gap: float, kind: str = "point", effective: float = 0.9) -> Verdict:
     """The verdict on a healthy fit whose likelihood is an estimate."""
     if kind == "point":
         point = {name: values.mean((0, 1))[None, None] for name, values in normal_draws().items()}
         info = AscentInfo(objectives=(-50.0,) * 5, degenerate=("",) * 5, stopped="settled")
-        return judge(estimated(tree_of(point), gap, 1), info, kind=kind, story=Schools())
-    tree = estimated(tree_of(normal_draws(), sampler_stats()), gap)
+        tree = estimated(tree_of(point), gap, 1, effective)
+        return judge(tree, info, kind=kind, story=Schools())
+    tree = estimated(tree_of(normal_draws(), sampler_stats()), gap, effective=effective)
     return judge(tree, SampledInfo(), kind=kind, story=Schools())
 
 
@@ -63,8 +65,17 @@ def test_bounds_that_meet_pass(kind: str) -> None:
     check = next(c for c in verdict.checks if c.name == "likelihood_known")
     assert (check.scope, check.passed, check.threshold) == ("likelihood", True, MEETING)
     assert check.value == pytest.approx(0.2)
-    assert check.where == "bounds 0.20 nats apart, standard error 0.030 nats"
+    assert check.where == (
+        "bounds 0.20 nats apart, 90% of the samples are effective, standard error 0.030 nats"
+    )
     assert verdict.likelihood_known and "not known" not in verdict.headline
+
+
+@pytest.mark.parametrize("kind", ["point", "draws"])
+def test_bounds_that_meet_by_few_samples_are_not_believed(kind: str) -> None:
+    verdict = judged(0.2, kind, effective=0.05)
+    assert not verdict.likelihood_known
+    assert "The likelihood is not known: only 5% of the samples are effective" in verdict.headline
 
 
 @pytest.mark.parametrize(("kind", "word"), [("point", "point estimate"), ("draws", "trust")])

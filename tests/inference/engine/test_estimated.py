@@ -142,6 +142,7 @@ def test_groups_hold_estimates_bounds_and_priors() -> None:
     assert tree["log_likelihood"]["v"].shape == (1, ESTIMATED_DRAWS, 40)
     bounds = tree[BOUNDS].to_dataset()
     assert bounds["standard_error"].shape == (1, ESTIMATED_DRAWS)
+    assert bounds["effective"].shape == (1, ESTIMATED_DRAWS)
     assert bool((bounds["lower"] < bounds["upper"]).all())
     assert (
         "log likelihoods are estimates at 4 of 12 draws, ± 0.05 nats per example: "
