@@ -7,6 +7,7 @@ compute it again and again. All else is written out inside the expression that u
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,7 @@ from storyzoo.inference.engine.lowering.symbolic import (
     flat_index,
     narrowed,
     of_buffer,
+    permute,
     pointwise,
     reshape,
 )
@@ -100,6 +102,8 @@ class Builder:
 
     statements: list[Statement] = field(default_factory=list)
     constants: list[Buffer] = field(default_factory=list)
+    _known: dict[tuple[Kind, tuple[int, ...], bytes], Buffer] = field(default_factory=dict)
+    """Constants by their content."""
     _count: int = 0
     title: str = ""
     """What is being lowered: told in a comment beside the loops."""
@@ -127,11 +131,25 @@ class Builder:
         if values.size == 1 or not values.size:
             number = values.reshape(-1)[0].item() if values.size else 0
             return replace(filled(shape, kind, number), values=np.broadcast_to(values, shape))
+        order = list(range(values.ndim))
+        if not values.flags.c_contiguous:  # a transpose: the table itself is as good
+            order.sort(key=lambda dim: -abs(values.strides[dim]))
+        array = of_buffer(self._kept(np.transpose(values, order), kind))
+        if order != sorted(order):
+            array = permute(array, [order.index(dim) for dim in range(values.ndim)])
+        return replace(expand(array, shape), values=np.broadcast_to(values, shape))
+
+    def _kept(self, values: np.ndarray, kind: Kind) -> Buffer:
+        """The buffer of known values; the same one for a table and its transpose, so that what
+        one loop has read of it is in the cache for the next."""
         stored = np.ascontiguousarray(values, dtype=np.float64 if kind == "double" else np.int64)
-        buffer = self.buffer(stored.shape, kind, "constant")
-        buffer.values = stored
-        self.constants.append(buffer)
-        return replace(expand(of_buffer(buffer), shape), values=np.broadcast_to(values, shape))
+        key = (kind, stored.shape, hashlib.sha256(stored.data).digest())
+        if key not in self._known:
+            buffer = self.buffer(stored.shape, kind, "constant")
+            buffer.values = stored
+            self.constants.append(buffer)
+            self._known[key] = buffer
+        return self._known[key]
 
     def stored(self, array: Array, pinned: bool = False) -> Array:
         """The same array in a buffer; ``pinned`` in row-major order."""
