@@ -60,8 +60,8 @@ SOUGHT = 0.05
 """that which makes the gradient's noise this share of the noise that is added."""
 PILOT = 20
 """Gradients at the start from which its noise is first told."""
-WINDOW = 200
-"""Gradients over which its noise is averaged in warm-up."""
+WINDOW, SHARE = 200, 0.2
+"""Gradients over which its noise is averaged in warm-up: so many, or a fifth of the warm-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -401,7 +401,8 @@ class _Walk:
             return state.spread
         differs = 0.5 * (slope - state.slope).square().mean(0)
         told = state.taken
-        told = min(told, WINDOW) if told < self._before else told - self._before + 1
+        window = max(WINDOW, round(SHARE * self.sgld.warmup))
+        told = min(told, window) if told < self._before else told - self._before + 1
         return state.spread + (differs - state.spread) / told
 
     def _width(self, spread: Tensor) -> Tensor:

@@ -35,7 +35,9 @@ from storyzoo.reports.figures import Figure, Panel, own_figures
 from storyzoo.reports.figures.approximation import approximation_figures
 from storyzoo.reports.figures.calibration import PANELS, calibration_figures
 from storyzoo.reports.figures.compared import aligned, forest, side_by_side
+from storyzoo.reports.figures.curve import curve_figures
 from storyzoo.reports.figures.graph import graph_figure
+from storyzoo.reports.figures.likelihood import likelihood_figures
 from storyzoo.reports.figures.optimum import optimum_figures
 from storyzoo.reports.figures.predictive import predictive_figures
 from storyzoo.reports.figures.sampler import sampler_figures
@@ -480,11 +482,12 @@ def sections_of(fit: Fitted, parameters: Parameters) -> list[Section]:
 
 
 def _of_method(fit: Fitted, parameters: Parameters) -> tuple[str, list[Figure]]:
+    learnt = [*curve_figures(fit), *likelihood_figures(fit)]
     if fit.method.kind == "draws":
-        return "Sampler", sampler_figures(fit, parameters.varying)
+        return "Sampler", [*sampler_figures(fit, parameters.varying), *learnt]
     if fit.method.kind == "approximation":
-        return "Approximation", [*approximation_figures(fit), *optimum_figures(fit)]
-    return "Optimum", optimum_figures(fit)
+        return "Approximation", [*approximation_figures(fit), *learnt, *optimum_figures(fit)]
+    return "Optimum", [*learnt, *optimum_figures(fit)]
 
 
 def story_of(fit: Fitted | Calibrated) -> str:

@@ -15,7 +15,7 @@ import pytest
 from storyzoo.errors import RunFolderError, SettingError
 from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.progress import Progress
-from storyzoo.inference.engine.target import Target
+from storyzoo.inference.engine.target import Target, make_target
 from storyzoo.inference.sgld import SGLD, SGLDInfo
 from storyzoo.models.autoregression import Autoregression
 from storyzoo.reports.verdict import judge
@@ -244,12 +244,13 @@ def test_same_seed_same_bits() -> None:
     assert not first.identical(other)
 
 
-def test_steps_that_run_away_say_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two columns that are all but one: a step of one width of each overshoots their difference."""
-    target, _ = conjugate.line(correlated=True)
-    target.data["x"][:, 1] = target.data["x"][:, 0] * 1.001
+def test_steps_that_run_away_say_what_to_set() -> None:
+    """Eight columns that are all but one: a step of a width of each overshoots their sum."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 1)) + 0.01 * rng.normal(size=(40, 8))
+    target = make_target(conjugate.Line(), {"x": x, "y": x.sum(1)})
     with pytest.raises(SettingError, match=r"chain \d ran away at step \d+.*step=0.1"):
-        fitted(target, batch_size=4, step=1.0, draws=5000)
+        fitted(target, batch_size=None, step=1.0)
 
 
 # -- refusals and settings -----------------------------------------------------------------
@@ -290,8 +291,6 @@ def test_refusals_say_why() -> None:
 
 
 def test_story_without_independent_examples_is_seen_whole() -> None:
-    from storyzoo.inference.engine.target import make_target
-
     target = make_target(Autoregression(), {"y": np.sin(np.arange(30.0))})
     assert "no independent examples" in (SGLD().refuses(target.story, target.structure) or "")
     assert SGLD(batch_size=None).refuses(target.story, target.structure) is None
