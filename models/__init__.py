@@ -72,6 +72,12 @@ STORIES: dict[str, StoryEntry] = {
         "iris-petal:columns=petal_length",
         ("em", "map", "laplace", "pathfinder", "svi", "nuts", "chees"),
     ),
+    "lda": StoryEntry(
+        "storyzoo.models.lda:LatentDirichletAllocation",
+        "each document mixes a few topics, and each word is drawn from one of them",
+        "python-docs",
+        ("map", "laplace", "pathfinder", "svi", "nuts", "chees"),
+    ),
 }
 
 ENTRY_POINTS = "storyzoo.stories"

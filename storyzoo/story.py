@@ -41,6 +41,8 @@ class Story:
     - ``event_dims``: site -> names of its event dims. Batch dims are the plates around it. A dim
       that stands twice needs two names: ``("state", "next_state")``.
     - ``examples``: the dim over which rows are independent, along which data can be sliced.
+    - ``ragged``: a dim that holds the examples' pieces end to end -> the argument that says how
+      long each piece is; ``{"entry": "length"}`` for the words of documents.
     - ``exchangeable``: group -> the dims that one relabelling permutes together.
     - ``label_values``: discrete site -> the group whose labels are its values.
     - ``identified``: sites (deterministic ones too) on which R-hat is judged where parameters
@@ -57,6 +59,7 @@ class Story:
     dtype: ClassVar[str] = "float64"
     data_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     examples: ClassVar[str | None] = None
+    ragged: ClassVar[Mapping[str, str]] = {}
     exchangeable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     label_values: ClassVar[Mapping[str, str]] = {}
     identified: ClassVar[tuple[str, ...]] = ()
@@ -119,6 +122,11 @@ class Story:
 
         It also takes NaN: then the exact marginal likelihood of what is observed.
         """
+        return None
+
+    def as_data(self, drawn: Latents, data: Data) -> dict[str, Tensor] | None:
+        """Simulated values by site as arguments of the model, where a site observes something
+        computed from them (which it names by ``infer={"observes": argument}``)."""
         return None
 
     def step(self, latents: Latents, state: Any) -> tuple[Distribution, Any] | None:

@@ -25,6 +25,7 @@ from storyzoo.inference.engine.factors import (
     run_model,
     slice_examples,
     slice_local,
+    tied,
 )
 from storyzoo.inference.engine.functional import functional_pyro
 from storyzoo.inference.engine.ladder import Ladder, Rung
@@ -227,8 +228,7 @@ class LogDensity:
         return tuple(trace.nodes[name]["value"].expand(site.shape) for name, site in sites.items())
 
     def _is_shared(self) -> bool:
-        examples = self.story.examples
-        return any(examples not in site.plates for site in self.structure.discrete.values())
+        return bool(tied(self.story, self.structure))
 
     def on_rows(self, index: Tensor) -> Callable[[Tensor], Tensor]:
         """The density estimated from some of the examples: prior + N / |rows| times their part.

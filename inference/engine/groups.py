@@ -11,6 +11,7 @@ from torch import Tensor
 from xarray import Dataset, DataTree
 
 from storyzoo.inference.engine.density import LogDensity
+from storyzoo.inference.engine.factors import tied
 from storyzoo.inference.engine.simulation import Simulator
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import build_tree, by_dims, draws_of
@@ -95,11 +96,9 @@ def likelihoods(
         groups["log_prior"] = _by_draw(
             target, "log_prior", prior - _softmax_basis(target, draws), ()
         )
-    tied = [
-        n for n, s in target.structure.discrete.items() if target.story.examples not in s.plates
-    ]
-    if target.story.examples is not None and tied:
-        notes.append(f"no pointwise log likelihood: '{tied[0]}' ties the examples together")
+    ties = tied(target.story, target.structure)
+    if target.story.examples is not None and ties:
+        notes.append(f"no pointwise log likelihood: '{ties[0]}' ties the examples together")
         return groups
     pointwise = density.log_likelihood(flat).detach().cpu().numpy().reshape(*leading, -1)
     name = "+".join(target.structure.outcomes) or "data"
@@ -128,13 +127,17 @@ def _predictions(
 ) -> dict[str, dict[str, np.ndarray]]:
     simulator = Simulator(target)
     cells = sum(t.numel() for t in target.data.values() if isinstance(t, Tensor))
+    cells += sum(int(np.prod(site.shape)) for site in target.structure.latents.values())
     count = min(PREDICTIVE_DRAWS, MOST_ELEMENTS // max(1, 4 * cells))
     if count == 0:
         notes.append("no predictive draws: the data are too large to keep copies of them")
         return {}
     groups = {}
     reason = simulator.refuses()
-    if reason is None:
+    ragged = bool(target.story.ragged)
+    if ragged:
+        notes.append("no predictive draws are kept: their sizes differ from draw to draw")
+    elif reason is None:
         rng = np.random.default_rng([seed, 1])
         chosen = thinned(draws, count)
         simulated = [simulator.sites(one, rng)[0] for one in each_draw(chosen)]
@@ -145,7 +148,8 @@ def _predictions(
     if reason is None:
         rng = np.random.default_rng([seed, 2])
         drawn = [simulator.prior(rng) for _ in range(count)]
-        groups["prior_predictive"] = _observed(target, drawn)
+        if not ragged:
+            groups["prior_predictive"] = _observed(target, drawn)
         groups["prior"] = by_dims(
             target.structure,
             {n: _stack([one[n] for one in drawn]) for n in target.structure.latents},

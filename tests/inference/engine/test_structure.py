@@ -65,6 +65,12 @@ DIMS = {
         "z": ("point",),
         "y": ("point",),
     },
+    "lda": {
+        "topics": ("topic", "word"),
+        "mixture": ("document", "topic"),
+        "z": ("token",),
+        "w": ("token",),
+    },
 }
 """Dims of every site: the plates around it, outermost first, then the events' as named."""
 DISCRETE = {
@@ -73,9 +79,13 @@ DISCRETE = {
     "tiny-chain": {f"z_{t}" for t in range(5)},
     "nested-plates": {"a", "b"},
     "ordered-mixture": {"z"},
+    "lda": {"z"},
 }
 REGRESSIONS = ("flat-regression", "linear-regression", "logistic-regression", "poisson-regression")
-GIVEN = {"eight-schools": ("stderr",)} | dict.fromkeys(REGRESSIONS, ("x",))
+GIVEN: dict[str, tuple[str, ...]] = dict.fromkeys(REGRESSIONS, ("x",)) | {
+    "eight-schools": ("stderr",),
+    "lda": ("length", "count", "n_words"),
+}
 
 
 @each
