@@ -33,6 +33,12 @@ class Counts(NamedTuple):
         return np.bincount(self.word, minlength=self.n_words)
 
     @property
+    def uses(self) -> np.ndarray:
+        """``(word,)``: how often each word is used in all."""
+        uses = np.bincount(self.word, self.count, self.n_words)
+        return uses.astype(np.int64)
+
+    @property
     def tokens(self) -> int:
         """How many words there are in all."""
         return int(self.count.sum())

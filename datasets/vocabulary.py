@@ -1,22 +1,20 @@
 """How text becomes counts: cut into words, words looked up, the rare and the frequent left out.
 
-The cutting is that of scikit-learn's ``CountVectorizer``, and so is the meaning of ``min_df``,
-``max_df`` and ``max_words`` (its ``max_features``). Counting is vectorised here, block by block.
+Settings mean what they mean to scikit-learn's ``CountVectorizer``, whose ``max_features`` is here
+``max_words``, and give the same counts; a test holds them against it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from storyzoo.datasets.counts import Counts, count_tokens
+from storyzoo.datasets.words import KINDS, Words, cut
 from storyzoo.errors import DataError, SettingError, nearest
-
-TOKENS = {"words": r"(?u)\b\w\w+\b", "spaces": r"\S+"}
-"""What a word is: two or more letters, digits or underscores, or whatever stands between spaces."""
 
 MAX_WORDS = 2**24
 """More different words than these, 16.8 million, are refused: memory grows with them."""
@@ -30,7 +28,7 @@ class Reading:
     """
 
     tokens: str = "words"
-    """A name of :data:`TOKENS`; empty where counts were given, and no text can be read."""
+    """``words`` or ``spaces``, between which all is a word; empty where counts were given, and no text can be read."""
     lowercase: bool = True
     stop_words: str | tuple[str, ...] = ""
     """Words to leave out: ``english`` for scikit-learn's list, or a list."""
@@ -46,8 +44,8 @@ class Reading:
     """Size of the vocabulary."""
 
     def __post_init__(self) -> None:
-        if self.tokens and self.tokens not in TOKENS:
-            raise SettingError(f"tokens={self.tokens!r}: {nearest(self.tokens, TOKENS)}")
+        if self.tokens and self.tokens not in KINDS:
+            raise SettingError(f"tokens={self.tokens!r}: {nearest(self.tokens, KINDS)}")
         if isinstance(self.stop_words, str) and self.stop_words not in ("", "english"):
             raise SettingError(f"stop_words={self.stop_words!r} should be english or a file")
         for name in ("min_df", "max_df"):
@@ -59,21 +57,22 @@ class Reading:
         if self.max_words < 0:
             raise SettingError(f"max_words={self.max_words} should be 0 (all) or more")
 
-    def analyzer(self) -> Callable[[str], list[str]]:
-        """Text -> its words, stop words left out."""
-        from sklearn.feature_extraction.text import CountVectorizer
-
+    def cut(self, texts: Sequence[str]) -> Words:
+        """The words of a block of documents, stop words among them."""
         if not self.tokens:
             raise DataError(
                 "the run was fitted to counts, and how text was cut into words is not known: "
                 "give counts, or fit with tokens=words"
             )
-        stop = self.stop_words if isinstance(self.stop_words, str) else list(self.stop_words)
-        vectorizer = CountVectorizer(
-            lowercase=self.lowercase, stop_words=stop or None, token_pattern=TOKENS[self.tokens]
-        )
-        analyze: Callable[[str], list[str]] = vectorizer.build_analyzer()
-        return analyze
+        return cut(texts, self.tokens, self.lowercase)
+
+    def stopped(self) -> frozenset[str]:
+        """The stop words."""
+        if self.stop_words == "english":
+            from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+            return frozenset(ENGLISH_STOP_WORDS)
+        return frozenset(self.stop_words)
 
     def as_record(self) -> dict[str, Any]:
         """Plain values, as ``fit.json`` keeps them."""
@@ -103,52 +102,34 @@ def _string(value: Any) -> str:
     return value
 
 
-class _Growing(dict[str, int]):
-    """Word -> place; a word that is new gets the next place."""
-
-    def __missing__(self, word: str) -> int:
-        self[word] = place = len(self)
-        return place
-
-
-class _Known(dict[str, int]):
-    """Word -> place, -1 where it is in no vocabulary."""
-
-    def __missing__(self, word: str) -> int:
-        return -1
-
-
 class Tally:
     """The first pass over text: a vocabulary that grows, and in how many documents words stand."""
 
     def __init__(self, name: str, reading: Reading) -> None:
         self.name, self.reading = name, reading
         self.n_documents = 0
-        self._place = _Growing()
-        self._analyze = reading.analyzer()
-        self._frequency = np.zeros(1024, np.int64)
-        self._uses = np.zeros(1024, np.int64)
+        self._stopped = reading.stopped()
+        self._place: dict[str, int] = {}
+        self._frequency = np.zeros(0, np.int64)
+        self._uses = np.zeros(0, np.int64)
 
-    def add(self, texts: Iterable[str]) -> Counts:
+    def add(self, texts: Sequence[str]) -> Counts:
         """Count a block of documents, over the vocabulary as it has grown."""
-        length, token = _places(texts, self._analyze, self._place)
-        if len(self._place) > MAX_WORDS:
+        words, place = self.reading.cut(texts), self._place
+        places = [
+            -1 if word in self._stopped else place.setdefault(word, len(place))
+            for word in words.distinct
+        ]
+        if len(place) > MAX_WORDS:
             raise DataError(
                 f"{self.name} has more than {MAX_WORDS:,} different words: is it text? If it is, "
                 "read it by a given vocabulary"
             )
-        counts = count_tokens(length, token, len(self._place))
-        self._grow(len(self._place))
-        self.n_documents += len(length)
-        np.add.at(self._frequency, counts.word, 1)
-        np.add.at(self._uses, counts.word, counts.count)
+        counts = count_tokens(words.length, np.array(places, np.int64)[words.token], len(place))
+        self.n_documents += len(words.length)
+        self._frequency = _grown(self._frequency, counts.n_words) + counts.frequency
+        self._uses = _grown(self._uses, counts.n_words) + counts.uses
         return counts
-
-    def _grow(self, size: int) -> None:
-        if size > len(self._frequency):
-            more = np.zeros(max(size, 2 * len(self._frequency)) - len(self._frequency), np.int64)
-            self._frequency = np.concatenate([self._frequency, more])
-            self._uses = np.concatenate([self._uses, more])
 
     def finish(self) -> tuple[Reading, np.ndarray]:
         """The reading with its vocabulary in alphabetical order, and each word's place in it.
@@ -157,15 +138,18 @@ class Tally:
         setting that left out the last.
         """
         words = list(self._place)
-        size = len(words)
         kept = filter_words(
-            self.name, self.reading, self._frequency[:size], self._uses[:size], self.n_documents
+            self.name, self.reading, self._frequency, self._uses, self.n_documents
         )
         kept = np.array(sorted(kept.tolist(), key=words.__getitem__), np.int64)
-        place = np.full(size, -1)
+        place = np.full(len(words), -1)
         place[kept] = np.arange(len(kept))
         vocabulary = tuple(words[old] for old in kept.tolist())
         return replace(self.reading, vocabulary=vocabulary, n_words=len(kept)), place
+
+
+def _grown(values: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(values, (0, size - len(values)))
 
 
 def filter_words(
@@ -210,35 +194,27 @@ class Lookup:
 
     def __init__(self, reading: Reading) -> None:
         if not reading.vocabulary:
-            raise DataError("the vocabulary has no words by name, so no text can be read: give counts")
+            raise DataError("the vocabulary has no words by name, so text can't be read: give counts")
         self.reading = reading
         self.unknown = 0
         """How many words were in no vocabulary so far; stop words are not among them."""
         self.tokens = 0
-        """How many words there were so far."""
-        self._analyze = reading.analyzer()
-        self._place = _Known(zip(reading.vocabulary, range(reading.n_words), strict=True))
+        """How many words there were so far, without stop words."""
+        self._place = dict.fromkeys(reading.stopped(), _STOPPED) | {
+            word: place for place, word in enumerate(reading.vocabulary)
+        }
 
-    def add(self, texts: Iterable[str]) -> Counts:
+    def add(self, texts: Sequence[str]) -> Counts:
         """Count a block of documents; unknown words are left out and counted."""
-        length, token = _places(texts, self._analyze, self._place)
-        self.unknown += int((token < 0).sum())
-        self.tokens += len(token)
-        return count_tokens(length, token, self.reading.n_words)
+        words = self.reading.cut(texts)
+        places = [self._place.get(word, _UNKNOWN) for word in words.distinct]
+        token = np.array(places, np.int64)[words.token]
+        self.unknown += int((token == _UNKNOWN).sum())
+        self.tokens += int((token != _STOPPED).sum())
+        return count_tokens(words.length, token, self.reading.n_words)
 
 
-def _places(
-    texts: Iterable[str], analyze: Callable[[str], list[str]], place: dict[str, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens per document ``(document,)``, and the place of each token ``(token,)``."""
-    lengths: list[int] = []
-    places: list[int] = []
-    look_up = place.__getitem__
-    for text in texts:
-        words = analyze(text)
-        lengths.append(len(words))
-        places.extend(map(look_up, words))
-    return np.array(lengths, np.int64), np.array(places, np.int64)
+_UNKNOWN, _STOPPED = -1, -2
 
 
 def align(name: str, counts: Counts, words: Sequence[str], reading: Reading) -> tuple[Counts, int]:
