@@ -28,7 +28,8 @@ class Reading:
     """
 
     tokens: str = "words"
-    """``words`` or ``spaces``, between which all is a word; empty where counts were given, and no text can be read."""
+    """What a word is, a name of :data:`words.KINDS`; empty where counts were given: then no text
+    can be read."""
     lowercase: bool = True
     stop_words: str | tuple[str, ...] = ""
     """Words to leave out: ``english`` for scikit-learn's list, or a list."""
@@ -138,9 +139,7 @@ class Tally:
         setting that left out the last.
         """
         words = list(self._place)
-        kept = filter_words(
-            self.name, self.reading, self._frequency, self._uses, self.n_documents
-        )
+        kept = filter_words(self.name, self.reading, self._frequency, self._uses, self.n_documents)
         kept = np.array(sorted(kept.tolist(), key=words.__getitem__), np.int64)
         place = np.full(len(words), -1)
         place[kept] = np.arange(len(kept))
@@ -194,7 +193,9 @@ class Lookup:
 
     def __init__(self, reading: Reading) -> None:
         if not reading.vocabulary:
-            raise DataError("the vocabulary has no words by name, so text can't be read: give counts")
+            raise DataError(
+                "the vocabulary has no words by name, so text can't be read: give counts"
+            )
         self.reading = reading
         self.unknown = 0
         """How many words were in no vocabulary so far; stop words are not among them."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from storyzoo.datasets.dataset import Dataset
+    from storyzoo.datasets.vocabulary import Reading
     from storyzoo.fit import Fit
     from storyzoo.inference.engine.method import Method
     from storyzoo.run import Comparison
@@ -124,7 +125,7 @@ def score(options: argparse.Namespace) -> int:
     import pandas as pd
 
     answer = _load_fit(Path(options.folder))
-    found = answer.log_density(_new_data(options.data))
+    found = answer.log_density(_new_data(options.data, answer))
     frame = pd.DataFrame({"log_density_nats": found.nats})
     frame.index = pd.RangeIndex(1, len(frame) + 1, name="row")
     _write_csv(frame, options.out, index=True)
@@ -136,7 +137,7 @@ def impute(options: argparse.Namespace) -> int:
     from storyzoo.fit import as_frame
 
     answer = _load_fit(Path(options.folder))
-    found = answer.impute(_new_data(options.data), draws=options.draws, seed=options.seed)
+    found = answer.impute(_new_data(options.data, answer), draws=options.draws, seed=options.seed)
     frame = as_frame(found.mean, answer)
     if options.sd:
         frame = frame.join(as_frame(found.sd, answer).add_suffix("_sd"))
@@ -147,7 +148,7 @@ def impute(options: argparse.Namespace) -> int:
 def latent(options: argparse.Namespace) -> int:
     """``zoo latent``: what is hidden behind each row."""
     answer = _load_fit(Path(options.folder))
-    _write_csv(answer.latent(_new_data(options.data)), options.out, index=True)
+    _write_csv(answer.latent(_new_data(options.data, answer)), options.out, index=True)
     return 0
 
 
@@ -177,16 +178,17 @@ def _size(files: int, n_bytes: int) -> str:
 # -- what went in ------------------------------------------------------------------------------
 
 
-def _load(spec: str) -> Dataset:
+def _load(spec: str, reading: Reading | None = None) -> Dataset:
     """Data, with a line on stderr for whatever was left out."""
-    dataset = load(spec)
+    dataset = load(spec, reading)
     for note in dataset.notes:
         sys.stderr.write(f"zoo: {note}\n")
     return dataset
 
 
-def _new_data(spec: str | None) -> Dataset | None:
-    return None if spec is None else _load(spec)
+def _new_data(spec: str | None, answer: Fit) -> Dataset | None:
+    """Data for a fit; text is read as the fit's was."""
+    return None if spec is None else _load(spec, answer.reading)
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from xarray import DataTree
 
 from storyzoo.binding import Bound, bind
 from storyzoo.datasets.standardise import Standardised
+from storyzoo.datasets.vocabulary import Reading
 from storyzoo.errors import DataError, RefusedError, RunFolderError
 from storyzoo.folder import RunFolder
 from storyzoo.inference import load_method
@@ -79,6 +80,12 @@ class Fit:
     def data_name(self) -> str:
         """Name of the data set or file."""
         return str(self.description["data"]["name"])
+
+    @property
+    def reading(self) -> Reading | None:
+        """How text became counts, where it was text: ``load(file, fit.reading)`` does the same."""
+        record = self.description.get("reading")
+        return None if record is None else Reading.from_record(record)
 
     @property
     def structure(self) -> Structure:
@@ -189,6 +196,7 @@ class Fit:
             return self.target
         bound = bind(self.story, data, self.description["data"].get("target"))
         self._check_columns(bound)
+        self._check_vocabulary(bound)
         arrays = bound.arrays if bound.standardised else self.units.standard(bound.arrays)
         return make_target(
             self.story, arrays, device=self.target.device, coords=bound.coords, to_fit=False
@@ -207,6 +215,16 @@ class Fit:
                         f"{bound.name}: '{name}' has {dim}s {given or size}, but the fit was to "
                         f"{list(map(str, known))}"
                     )
+
+    def _check_vocabulary(self, bound: Bound) -> None:
+        given = bound.dataset.reading if bound.dataset else None
+        if self.reading is None or given is None:
+            return
+        if (given.vocabulary, given.n_words) != (self.reading.vocabulary, self.reading.n_words):
+            raise DataError(
+                f"{bound.name}: was not read by the vocabulary of the fit: use load(file, "
+                "fit.reading)"
+            )
 
     # -- files and pages -----------------------------------------------------------------
 

@@ -144,6 +144,8 @@ def refuse(method: Method, task: Task) -> None:
 
 def describe(task: Task, method: Method, seed: int, holdout: float | None) -> dict[str, Any]:
     """All that goes into a run, as ``fit.json`` keeps it."""
+    reading = task.bound.dataset.reading if task.bound.dataset else None
+    text = {} if reading is None else {"reading": reading.as_record()}
     return {
         "format": FORMAT,
         "story": describe_story(task.story),
@@ -160,6 +162,7 @@ def describe(task: Task, method: Method, seed: int, holdout: float | None) -> di
         "seed": seed,
         "device": task.train.device,
         "versions": versions(),
+        **text,  # last, for its vocabulary is long
     }
 
 
