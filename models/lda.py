@@ -60,9 +60,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from storyzoo.errors import DataError, SettingError
+from storyzoo.errors import DataError, RefusedError, SettingError
 from storyzoo.models.distributions.row_categorical import RowCategorical
-from storyzoo.story import Data, Latents, Story
+from storyzoo.models.kernels import conjugate, cvb0, lda
+from storyzoo.models.kernels.gmm import one_thread
+from storyzoo.story import Data, Expectation, Latents, Story
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class LatentDirichletAllocation(Story):
 
     def model(self, length: Tensor, word: Tensor, count: Tensor, n_words: int) -> None:
         """The story in the module's docstring, word by word."""
-        concentration = torch.as_tensor(self.alpha).to(torch.empty(0)).expand(self.n_topics)
+        concentration = self._concentration()
         if self.learn_alpha:
             prior = dist.Exponential(1 / concentration).to_event(1)
             concentration = pyro.sample("concentration", prior)
@@ -117,6 +119,10 @@ class LatentDirichletAllocation(Story):
             z = pyro.sample("z", RowCategorical(mixture, document), infer={"enumerate": "parallel"})
             pyro.sample("w", RowCategorical(topics, z), obs=token, infer={"observes": "word"})
 
+    def _concentration(self) -> Tensor:
+        """(K,): alpha, the prior mean where it is learned; in the default dtype and device."""
+        return torch.tensor(self.alpha).to(torch.empty(0)).expand(self.n_topics)
+
     def marginal(self, latents: Latents, data: Data) -> Tensor:
         """``sum_v n_dv log sum_k mixture_dk topics_kv``: (D,), nats."""
         topics, mixture = latents["topics"], latents["mixture"]
@@ -126,6 +132,52 @@ class LatentDirichletAllocation(Story):
         log_probability = data["count"] * probability.clamp(min=tiny).log()
         nothing = log_probability.new_zeros(len(data["length"]))
         return nothing.index_add(0, document, log_probability)
+
+    # -- EM ------------------------------------------------------------------------------------
+
+    def initial(self, data: Data, rng: np.random.Generator) -> dict[str, Tensor]:
+        """The M-step for words of which each is nearly of one random topic."""
+        weight = lda.random_weights(data, self.n_topics, rng)
+        counts = lda.count_weights(weight, data, int(data["n_words"]), torch.get_default_dtype())
+        start = self._maximised(counts.by_word.mT, counts.by_document, True)
+        if self.learn_alpha:
+            start["concentration"] = self._concentration()
+        return start
+
+    def expect(self, latents: Latents, data: Data, hard: bool) -> Expectation:
+        """Expected words by topic: ``topics`` (K, V), and by document ``mixture`` (D, K)."""
+        with one_thread():
+            total, counts = lda.expect(latents["mixture"], latents["topics"], data, hard)
+        topics = {"topics": counts.by_word.mT}
+        return Expectation(total, topics, {"mixture": counts.by_document})
+
+    def maximise(
+        self, expected: Mapping[str, Tensor], data: Data, prior: bool
+    ) -> dict[str, Tensor]:
+        """Topics and mixtures in the shares of their expected words and their concentrations.
+
+        Raises RefusedError where the concentrations are unknown.
+        """
+        if self.learn_alpha:
+            raise RefusedError(
+                "lda: learn_alpha=true has no mode, as mixtures and their concentrations grow "
+                "sharper together without end: integrate mixtures out (collapsed=true), or draw"
+            )
+        return self._maximised(expected["topics"], expected["mixture"], prior)
+
+    def _maximised(self, by_word: Tensor, by_document: Tensor, prior: bool) -> dict[str, Tensor]:
+        return {
+            "topics": conjugate.weights(by_word, self.eta if prior else 1.0),
+            "mixture": conjugate.weights(by_document, self._concentration().to(by_document)),
+        }
+
+    def collapse(self, data: Data, rng: np.random.Generator) -> cvb0.CollapsedTopics:
+        """CVB0: see :mod:`storyzoo.models.kernels.cvb0`."""
+        alpha = self._concentration()
+        rate = 1 / alpha if self.learn_alpha else None
+        return cvb0.CollapsedTopics(data, alpha, float(self.eta), rate, rng)
+
+    # -- what the fit is for -------------------------------------------------------------------
 
     def as_data(self, drawn: Latents, data: Data) -> dict[str, Tensor]:
         """Words drawn one by one, counted by document."""

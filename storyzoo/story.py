@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from ctypes import CDLL
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -25,6 +27,59 @@ class Expectation(NamedTuple):
     """Scalar, nats: ``sum_n log p(x_n | latents)``; under hard EM the joint at the best label."""
     statistics: dict[str, Tensor]
     """Expected sufficient statistics, additive over the examples."""
+    by_example: Mapping[str, Tensor] = MappingProxyType({})
+    """Those of the latents of single examples, ``(N, …)``: joined over chunks, not added."""
+
+
+class Sweep(NamedTuple):
+    """What one pass of a collapsed ascent over all examples yields."""
+
+    score: float
+    """Nats: log probability of every observation given all others, as the ascent has it."""
+    change: float
+    """Mean share of a label's weight that moved, between 0 and 1."""
+
+
+class Collapsed(Protocol):
+    """An ascent in the weights of discrete labels alone, the continuous latents integrated out.
+
+    It changes as it goes; :meth:`state` and :meth:`restore` are for checkpoints.
+    """
+
+    def sweep(self) -> Sweep:
+        """One pass over the examples."""
+
+    def latents(self) -> dict[str, Tensor]:
+        """What the weights say of the continuous sites: their posterior means."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that continues."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state."""
+
+
+class GibbsChain(Protocol):
+    """A chain of Gibbs sweeps, on the processor, which changes as it goes.
+
+    Continuous latents may be integrated out of it. :meth:`state` and :meth:`restore` are for
+    checkpoints; the generator is kept by whoever calls.
+    """
+
+    def sweep(self, rng: np.random.Generator) -> None:
+        """Move everything once, leaving the posterior as it is."""
+
+    def draw(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Every continuous latent site: one exact draw given where the chain is."""
+
+    def log_joint(self) -> float:
+        """Log joint density of the data and where the chain is, nats."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that continues."""
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a state."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +100,7 @@ class Story:
       long each piece is; ``{"entry": "length"}`` for the words of documents.
     - ``exchangeable``: group -> the dims that one relabelling permutes together.
     - ``label_values``: discrete site -> the group whose labels are its values.
+    - ``sweeps_source``: C that :meth:`sweeps` calls, as the text of one translation unit.
     - ``identified``: sites (deterministic ones too) on which R-hat is judged where parameters
       have symmetries that no relabelling mends.
     - ``units``: site -> how it follows the units of the data under ``y -> (y - shift) / scale``:
@@ -62,6 +118,7 @@ class Story:
     ragged: ClassVar[Mapping[str, str]] = {}
     exchangeable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     label_values: ClassVar[Mapping[str, str]] = {}
+    sweeps_source: ClassVar[str] = ""
     identified: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -103,6 +160,7 @@ class Story:
     def expect(self, latents: Latents, data: Data, hard: bool) -> Expectation | None:
         """The E-step with its own sufficient statistics, for a chunk of the examples.
 
+        Latents of single examples come for the chunk alone.
         Where absent, the statistics that :meth:`maximise` gets are the responsibilities:
         ``{site: (number of values, *batch shape)}``.
         """
@@ -114,7 +172,12 @@ class Story:
         """The closed M-step: latents that maximise the expected complete log joint.
 
         ``prior`` says whether the priors of the global sites count (``objective="posterior"``).
+        It tells of every continuous site, those of single examples too, where there are some.
         """
+        return None
+
+    def collapse(self, data: Data, rng: np.random.Generator) -> Collapsed | None:
+        """A collapsed ascent from a random start, for EM with ``collapsed``."""
         return None
 
     def marginal(self, latents: Latents, data: Data) -> Tensor | None:
@@ -136,8 +199,14 @@ class Story:
         """
         return None
 
-    def sweep(self, latents: Latents, data: Data, rng: np.random.Generator) -> Any:
-        """One Gibbs sweep over the latent sites."""
+    def sweeps(
+        self, data: Data, rng: np.random.Generator, code: CDLL | None
+    ) -> GibbsChain | None:
+        """A chain of Gibbs sweeps from a random start.
+
+        ``code`` is :attr:`sweeps_source` in machine code; None where there is no compiler, or no
+        source: then the sweeps have to do without.
+        """
         return None
 
     def stochastic_gradient(self, latents: Latents, batch: Data, state: Any) -> Any:

@@ -116,7 +116,7 @@ class LogDensity:
             value = slot.transform(piece)
             if self.jacobian:
                 change = slot.transform.log_abs_det_jacobian(piece, value)
-            elif site.softmax_basis:
+            elif site.softmax_basis and (self.prior or site.local):
                 change = value.log()
             else:
                 continue
