@@ -26,6 +26,9 @@ from storyzoo.errors import DataError
 MAX_DOCUMENTS = 2**26
 """A file that says it has more documents than these, 67 million, is refused."""
 
+MAX_COUNT = 2**40
+"""No word is in a document more often than this, a million million times."""
+
 SPACE, COLON, FEED, ZERO, NINE = b" :\n09"
 """The only bytes that stand between numbers, and the digits' first and last."""
 
@@ -39,6 +42,9 @@ class _Entries(NamedTuple):
     """``(entry,)`` the document in UCI's files, ``(line,)`` the number of entries in LDA-C's."""
     word: np.ndarray
     count: np.ndarray
+
+
+_TOO_OFTEN = f"a count is above {MAX_COUNT:,}: correct it"
 
 
 # -- UCI ---------------------------------------------------------------------------------------
@@ -118,6 +124,7 @@ def _refuse_twice(name: str, counts: Counts, begun: int) -> None:
 
 def _check_uci(name: str, found: _Entries, header: Header, before: int, begun: int) -> None:
     _refuse(name, before, found.line, found.count < 1, "the count is 0: leave the entry out")
+    _refuse(name, before, found.line, found.count > MAX_COUNT, _TOO_OFTEN)
     _refuse(
         name,
         before,
@@ -182,6 +189,7 @@ def lda_c(path: Path, n_words: int = 0) -> Iterator[Counts]:
     for before, piece in _pieces(path):
         found = _lda_c_entries(path.name, piece, before)
         _refuse(path.name, before, found.line, found.count < 1, "a count is 0: leave it out")
+        _refuse(path.name, before, found.line, found.count > MAX_COUNT, _TOO_OFTEN)
         limit = n_words or MAX_WORDS
         _refuse(
             path.name,
@@ -320,20 +328,18 @@ def from_sparse(name: str, content: Mapping[str, np.ndarray]) -> Counts:
     """SciPy's sparse matrix, documents by words, from the arrays of its NPZ."""
     from scipy import sparse
 
-    kind = bytes(np.asarray(content["format"]).astype("S").item()).decode()
+    given = content["format"].tolist()
+    kind = given.decode("ascii", "replace") if isinstance(given, bytes) else str(given)
     parts = {"csr": ("indices", "indptr"), "csc": ("indices", "indptr"), "coo": ("row", "col")}
     if kind not in parts:
-        raise DataError(f"{name} is a sparse matrix of format {kind!r}: save it as csr")
+        raise DataError(f"{name} is a sparse matrix of format {kind[:9]!r}: save it as csr")
     wanted = ("data", "shape", *parts[kind])
     if missing := [part for part in wanted if part not in content]:
         raise DataError(f"{name} has no array {missing[0]!r}: save it by scipy.sparse.save_npz")
-    shape = tuple(int(size) for size in np.atleast_1d(content["shape"]))
-    if len(shape) != 2 or not (0 < shape[0] <= MAX_DOCUMENTS and 0 < shape[1] <= MAX_WORDS):
-        raise DataError(
-            f"{name} has shape {shape}: give documents by words, at most {MAX_DOCUMENTS:,} and "
-            f"{MAX_WORDS:,}"
-        )
+    shape = _shape(name, content["shape"])
     data, one, other = (content[part] for part in ("data", *parts[kind]))
+    if data.dtype.kind not in "iufb":
+        raise DataError(f"{name} holds {data.dtype}: give whole numbers")
     try:
         if kind == "coo":
             matrix = sparse.coo_array((data, (one, other)), shape).tocsr()
@@ -348,21 +354,30 @@ def from_sparse(name: str, content: Mapping[str, np.ndarray]) -> Counts:
     return from_csr(name, matrix)
 
 
+def _shape(name: str, given: np.ndarray) -> tuple[int, int]:
+    shape = given.tolist() if given.dtype.kind in "iu" else None
+    known = isinstance(shape, list) and len(shape) == 2
+    if not known or not (0 < shape[0] <= MAX_DOCUMENTS and 0 < shape[1] <= MAX_WORDS):
+        raise DataError(
+            f"{name} has shape {str(shape)[:60]}: give documents by words, at most "
+            f"{MAX_DOCUMENTS:,} and {MAX_WORDS:,}"
+        )
+    return shape[0], shape[1]
+
+
 def from_csr(name: str, matrix: object) -> Counts:
     """Counts of a SciPy CSR matrix; DataError where one is negative or no whole number."""
     from scipy import sparse
 
     csr = sparse.csr_array(matrix, copy=True)
     csr.sum_duplicates()
-    if csr.data.dtype.kind not in "iufb":
-        raise DataError(f"{name} holds {csr.data.dtype}: give whole numbers")
-    whole = np.isfinite(csr.data) & (csr.data >= 0) & (csr.data == np.floor(csr.data))
+    whole = (csr.data >= 0) & (csr.data <= MAX_COUNT) & (csr.data == np.floor(csr.data))
     if not whole.all():
         entry = int(np.flatnonzero(~whole)[0])
         document = int(np.searchsorted(csr.indptr, entry, "right"))
         raise DataError(
             f"{name}: document {document}, word {csr.indices[entry] + 1}: the count "
-            f"{csr.data[entry]:g} should be a whole number, 0 or more: correct it"
+            f"{csr.data[entry]:g} should be a whole number, 0 to {MAX_COUNT:,}: correct it"
         )
     csr.eliminate_zeros()
     if not csr.nnz:

@@ -176,8 +176,8 @@ def filter_words(
         before, kept = kept, kept[keep[kept]]
         if not kept.size:
             raise DataError(
-                f"{name}: the vocabulary is empty, since {option} leaves out all {before.size:,} "
-                f"words in {n_documents:,} documents: {remedy}"
+                f"{name}: the vocabulary is empty, since {option} leaves out all words "
+                f"({before.size:,}) in {n_documents:,} documents: {remedy}"
             )
     if reading.max_words and kept.size > reading.max_words:
         kept = kept[np.argsort(-uses[kept], kind="stable")[: reading.max_words]]
