@@ -7,7 +7,7 @@ the number of documents.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +65,7 @@ def iterate_blocks(
         before += len(texts)
 
 
-def _refuse_blank(source: text.Texts, texts: list[str], found: Counts, before: int) -> None:
+def _refuse_blank(source: text.Texts, texts: Sequence[str], found: Counts, before: int) -> None:
     for document in np.flatnonzero(found.length == 0).tolist():
         if not texts[document].strip():
             raise DataError(f"{source.place(before + document)} is an empty document: remove it")

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -125,13 +126,15 @@ def open_corpus(
 def read_reading(name: str, options: Mapping[str, str], known: Sequence[str]) -> Reading:
     """The reading that options ask for, without a vocabulary."""
     selection.check_options(name, options, known)
-    settings = {key: _setting(name, key, options[key]) for key in READING if key in options}
+    settings: dict[str, Any] = {
+        key: _setting(name, key, options[key]) for key in READING if key in options
+    }
     if isinstance(stop := settings.get("stop_words"), str) and stop not in ("", "english"):
         words = _stop_words(name, Path(stop))
         lower = settings.get("lowercase", True)
         settings["stop_words"] = tuple(sorted({w.lower() if lower else w for w in words}))
     try:
-        return Reading(**settings)  # type: ignore[arg-type]
+        return Reading(**settings)
     except SettingError as error:
         raise SettingError(f"data {name!r}: {error}") from None
 
@@ -168,7 +171,7 @@ def _of_counts(
     name = source.path.name
     counts = count_files.gathered(name, source.blocks())
     words = _names(source, counts)
-    counts = counts._replace(n_words=max(counts.n_words, len(words)))
+    counts = replace(counts, n_words=max(counts.n_words, len(words)))
     where = source.texts()
     if not drop and not counts.length.all():
         document = int(np.flatnonzero(counts.length == 0)[0])

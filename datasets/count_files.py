@@ -13,6 +13,7 @@ line by line, which takes odd spaces and names the line that is wrong.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,8 @@ SPACE, COLON, FEED, ZERO, NINE = b" :\n09"
 """The only bytes that stand between numbers, and the digits' first and last."""
 
 
-class _Entries(NamedTuple):
+@dataclass(frozen=True)
+class _Entries:
     """What some lines say, as int64."""
 
     line: np.ndarray
@@ -355,9 +357,8 @@ def from_sparse(name: str, content: Mapping[str, np.ndarray]) -> Counts:
 
 
 def _shape(name: str, given: np.ndarray) -> tuple[int, int]:
-    shape = given.tolist() if given.dtype.kind in "iu" else None
-    known = isinstance(shape, list) and len(shape) == 2
-    if not known or not (0 < shape[0] <= MAX_DOCUMENTS and 0 < shape[1] <= MAX_WORDS):
+    shape: list[int] = np.ravel(given).tolist() if given.dtype.kind in "iu" else []
+    if len(shape) != 2 or not (0 < shape[0] <= MAX_DOCUMENTS and 0 < shape[1] <= MAX_WORDS):
         raise DataError(
             f"{name} has shape {str(shape)[:60]}: give documents by words, at most "
             f"{MAX_DOCUMENTS:,} and {MAX_WORDS:,}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 
-class Counts(NamedTuple):
+@dataclass(frozen=True)
+class Counts:
     """Documents one after another, the words of each ascending: CSR whose rows are lengths.
 
     All arrays are int64; every count is at least 1.
@@ -21,6 +22,11 @@ class Counts(NamedTuple):
     count: np.ndarray
     """``(entry,)``: how often the document has the word."""
     n_words: int
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray | int]:
+        """All by name, as a story of bags of words takes them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def document(self) -> np.ndarray:

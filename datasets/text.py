@@ -264,7 +264,7 @@ def as_dataset(
         names = tuple(name for name, k in zip(_numbered(texts, len(kept)), kept, strict=True) if k)
     return Dataset(
         texts.name,
-        arrays=counts._asdict(),
+        arrays=counts.arrays,
         coords=_coords(reading.vocabulary, names),
         labels=None if texts.labels is None else texts.labels[kept].reset_index(drop=True),
         test_rows=_moved(texts.test_rows, kept),
@@ -287,4 +287,5 @@ def _moved(rows: np.ndarray | None, kept: np.ndarray) -> np.ndarray | None:
     """Positions of rows, after only some rows were kept."""
     if rows is None:
         return None
-    return (np.cumsum(kept) - 1)[rows[kept[rows]]]
+    place: np.ndarray = np.cumsum(kept) - 1
+    return np.asarray(place[rows[kept[rows]]])

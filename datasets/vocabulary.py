@@ -39,10 +39,10 @@ class Reading:
     """Words in more documents are left out."""
     max_words: int = 0
     """Only so many words are kept, those that are used most; 0 keeps all."""
-    vocabulary: tuple[str, ...] = ()
-    """The words by their place; empty before a fit, or where words have no names."""
     n_words: int = 0
     """Size of the vocabulary."""
+    vocabulary: tuple[str, ...] = ()
+    """The words by their place; empty before a fit, or where words have no names."""
 
     def __post_init__(self) -> None:
         if self.tokens and self.tokens not in KINDS:
@@ -235,4 +235,4 @@ def align(name: str, counts: Counts, words: Sequence[str], reading: Reading) -> 
             f"{name}: document {document + 1} has a word in place {counts.word.max() + 1:,}, but "
             f"the vocabulary of the run has {reading.n_words:,}: name the words by vocabulary=FILE"
         )
-    return counts._replace(n_words=reading.n_words), 0
+    return replace(counts, n_words=reading.n_words), 0
