@@ -57,6 +57,11 @@ METHODS: dict[str, MethodEntry] = {
         "Hamiltonian Monte Carlo by many chains in step: exact draws, made for GPUs",
         "draws",
     ),
+    "gibbs": MethodEntry(
+        "storyzoo.inference.gibbs:Gibbs",
+        "Gibbs sampling: exact draws by the sweeps that a story brings",
+        "draws",
+    ),
 }
 
 

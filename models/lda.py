@@ -51,7 +51,8 @@ Welling, Smyth and Teh (2009), UAI. MacKay (1998), Machine Learning 33. Wallach,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from ctypes import CDLL
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,12 +60,13 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from storyzoo.errors import DataError, RefusedError, SettingError
 from storyzoo.models.distributions.row_categorical import RowCategorical
-from storyzoo.models.kernels import conjugate, cvb0, lda
+from storyzoo.models.kernels import conjugate, cvb0, lda, lda_gibbs
 from storyzoo.models.kernels.gmm import one_thread
-from storyzoo.story import Data, Expectation, Latents, Story
+from storyzoo.story import Completion, Data, Expectation, Latents, Story
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class LatentDirichletAllocation(Story):
     name = "lda"
     data_dims = {"length": ("document",), "word": ("entry",), "count": ("entry",)}
     examples = "document"
+    observation = "word"
     ragged = {"entry": "length"}
     exchangeable = {"topic": ("topic",)}
     label_values = {"z": "topic"}
@@ -177,7 +180,69 @@ class LatentDirichletAllocation(Story):
         rate = 1 / alpha if self.learn_alpha else None
         return cvb0.CollapsedTopics(data, alpha, float(self.eta), rate, rng)
 
+    # -- Gibbs sampling ------------------------------------------------------------------------
+
+    sweeps_source = lda_gibbs.SOURCE
+
+    def sweeps(
+        self, data: Data, rng: np.random.Generator, code: CDLL | None
+    ) -> lda_gibbs.TopicChain:
+        """Griffiths and Steyvers's: see :mod:`storyzoo.models.kernels.lda_gibbs`."""
+        alpha = np.broadcast_to(np.asarray(self.alpha, dtype=float), self.n_topics)
+        return lda_gibbs.TopicChain(
+            data, alpha, float(self.eta), rng, code, learn_alpha=self.learn_alpha
+        )
+
     # -- what the fit is for -------------------------------------------------------------------
+
+    def sizes(self, data: Data) -> Tensor:
+        """(D,): words of each document, repeats counted."""
+        nothing = data["count"].new_zeros(len(data["length"]))
+        return nothing.index_add(0, document_of(data["length"]), data["count"])
+
+    def fold_in(self, latents: Latents, data: Data) -> dict[str, Distribution]:
+        """Mixtures of new documents: a Dirichlet each, by variational inference given the topics.
+
+        Variational counts take the words' topics for known, and are too sure; they count here for
+        the share of that which is known (the missing information of Louis 1982, JRSS B 44).
+        """
+        alpha = self._given_concentration(latents)
+        with one_thread():
+            found = lda.fold_in(latents["topics"], alpha, data)
+        return {"mixture": dist.Dirichlet(alpha + found.known * (found.gamma - alpha))}
+
+    def _given_concentration(self, latents: Latents) -> Tensor:
+        return latents["concentration"] if self.learn_alpha else self._concentration()
+
+    def complete(
+        self, draws: Iterable[Latents], data: Data, rng: np.random.Generator
+    ) -> Completion:
+        """Document completion: half of each document's words foretold from the other half.
+
+        Half of the words of each document (rounded down) are drawn without replacement by ``rng``
+        and seen: the mixture is folded in from them, and its mean m_d foretells the others,
+
+            nats_d = sum_{i unseen} log mean_s sum_k m_dk^s topics_k,w_i^s
+
+        over draws s of the topics. Perplexity is ``exp(-sum_d nats_d / sum_d size_d)``. Source:
+        Wallach, Murray, Salakhutdinov and Mimno (2009), ICML, §5.2; averaged over draws as by
+        Asuncion et al. (2009).
+        """
+        halves = lda.halved(data, rng)
+        total, drawn = torch.zeros(()), 0
+        with one_thread():
+            for latents in draws:
+                topics, alpha = latents["topics"], self._given_concentration(latents)
+                gamma = lda.fold_in(topics, alpha, halves.seen).gamma
+                mean = gamma / gamma.sum(1, keepdim=True)
+                total = total + lda.probability(mean, topics, halves.unseen)
+                drawn += 1
+        count, owner = halves.unseen["count"], document_of(halves.unseen["length"])
+        tiny = torch.finfo(total.dtype).tiny
+        nats = count * (total / drawn).clamp(min=tiny).log()
+        own = halves.documents[owner]
+        nothing = torch.zeros(len(data["length"]))
+        return Completion(nothing.index_add(0, own, nats), torch.bincount(own, count, len(nothing)))
 
     def as_data(self, drawn: Latents, data: Data) -> dict[str, Tensor]:
         """Words drawn one by one, counted by document."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ctypes import CDLL
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -29,6 +29,15 @@ class Expectation(NamedTuple):
     """Expected sufficient statistics, additive over the examples."""
     by_example: Mapping[str, Tensor] = MappingProxyType({})
     """Those of the latents of single examples, ``(N, …)``: joined over chunks, not added."""
+
+
+class Completion(NamedTuple):
+    """Half of each example foretold from its other half."""
+
+    nats: Tensor
+    """(N,): log probability of the half that was not seen."""
+    size: Tensor
+    """(N,): observations in that half; zero where an example is too small to be halved."""
 
 
 class Sweep(NamedTuple):
@@ -98,6 +107,7 @@ class Story:
     - ``examples``: the dim over which rows are independent, along which data can be sliced.
     - ``ragged``: a dim that holds the examples' pieces end to end -> the argument that says how
       long each piece is; ``{"entry": "length"}`` for the words of documents.
+    - ``observation``: what an example is made of, ``"word"``, where scores are usual by that.
     - ``exchangeable``: group -> the dims that one relabelling permutes together.
     - ``label_values``: discrete site -> the group whose labels are its values.
     - ``sweeps_source``: C that :meth:`sweeps` calls, as the text of one translation unit.
@@ -112,6 +122,7 @@ class Story:
     """
 
     name: ClassVar[str] = ""
+    observation: ClassVar[str] = ""
     dtype: ClassVar[str] = "float64"
     data_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     examples: ClassVar[str | None] = None
@@ -187,6 +198,26 @@ class Story:
         """
         return None
 
+    def sizes(self, data: Data) -> Tensor | None:
+        """(N,): of how many observations each example is made, where ``observation`` names one."""
+        return None
+
+    def fold_in(self, latents: Latents, data: Data) -> dict[str, Distribution] | None:
+        """Approximate posterior of the latents of single examples that no fit has seen.
+
+        One distribution for each such site, by example, given the shared latents alone.
+        """
+        return None
+
+    def complete(
+        self, draws: Iterable[Latents], data: Data, rng: np.random.Generator
+    ) -> Completion | None:
+        """Half of each example, chosen by ``rng``, foretold from the other, given shared latents.
+
+        The probability of an observation is averaged over the draws.
+        """
+        return None
+
     def as_data(self, drawn: Latents, data: Data) -> dict[str, Tensor] | None:
         """Simulated values by site as arguments of the model, where a site observes something
         computed from them (which it names by ``infer={"observes": argument}``)."""
@@ -199,9 +230,7 @@ class Story:
         """
         return None
 
-    def sweeps(
-        self, data: Data, rng: np.random.Generator, code: CDLL | None
-    ) -> GibbsChain | None:
+    def sweeps(self, data: Data, rng: np.random.Generator, code: CDLL | None) -> GibbsChain | None:
         """A chain of Gibbs sweeps from a random start.
 
         ``code`` is :attr:`sweeps_source` in machine code; None where there is no compiler, or no

@@ -65,7 +65,7 @@ def test_hooks_are_optional_and_none_raises_not_implemented() -> None:
         story.maximise(nothing, nothing, True),
         story.marginal(nothing, nothing),
         story.step(nothing, None),
-        story.sweep(nothing, nothing, rng),
+        story.sweeps(nothing, rng, None),
         story.stochastic_gradient(nothing, nothing, None),
         story.log_likelihood_estimate(nothing, nothing, rng),
         story.impute(nothing, nothing, rng),
@@ -78,7 +78,7 @@ def test_hooks_are_optional_and_none_raises_not_implemented() -> None:
 
 def test_a_hook_is_had_where_it_is_defined() -> None:
     assert all(GaussianMixture().has(hook) for hook in ("marginal", "impute", "expect", "guide"))
-    assert not GaussianMixture().has("sweep")
+    assert not GaussianMixture().has("sweeps")
 
 
 def test_a_story_without_a_model_says_what_to_write() -> None:
