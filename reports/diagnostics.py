@@ -83,7 +83,8 @@ def diagnose(
     names, draws = elements_of(posterior, sites)
     finite = np.isfinite(draws).all(axis=(1, 2))
     varies = np.zeros(len(names), dtype=bool)
-    varies[finite] = np.ptp(draws[finite], axis=(1, 2)) > 0
+    if finite.any():
+        varies[finite] = np.ptp(draws[finite], axis=(1, 2)) > 0
     usable = draws[varies]
     columns = np.full((4, len(names)), np.nan)
     with warnings.catch_warnings(), np.errstate(all="ignore"):

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from storyzoo.inference.engine.heldout import Predictive
+from storyzoo.inference.engine.heldout import Completed, Predictive
 from storyzoo.inference.engine.method import Info, Method
 from storyzoo.reports.optimum_checks import finals
 from storyzoo.reports.verdict import Verdict
@@ -36,6 +36,8 @@ class Judged(Protocol):
     def seconds(self) -> float: ...
     @property
     def heldout(self) -> Predictive | None: ...
+    @property
+    def completed(self) -> Completed | None: ...
 
 
 def summary_of(fit: Judged) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def summary_of(fit: Judged) -> dict[str, Any]:
 
 def metrics_of(fit: Judged) -> dict[str, float]:
     """Every metric that applies, by a name that carries its unit."""
-    metrics = heldout_metrics(fit.heldout)
+    metrics = heldout_metrics(fit.heldout) | completion_metrics(fit.completed)
     loo = fit.verdict.loo
     if loo is not None:
         metrics |= {"elpd_loo": loo.value, "elpd_loo_se": loo.se}
@@ -106,6 +108,20 @@ def heldout_metrics(heldout: Predictive | None) -> dict[str, float]:
     return {
         HELDOUT: float(nats.mean()),
         f"{HELDOUT}_se": float(np.sqrt(over_examples + heldout.mean_se**2)),
+    }
+
+
+def completion_metrics(completed: Completed | None) -> dict[str, float]:
+    """Halves of held-out examples foretold from the others: nats per observation, perplexity."""
+    if completed is None:
+        return {}
+    name = f"heldout_completion_nats_per_{completed.observation}"
+    perplexity = completed.perplexity
+    return {
+        name: completed.nats,
+        f"{name}_se": completed.se,
+        "heldout_perplexity": perplexity,
+        "heldout_perplexity_se": perplexity * completed.se,
     }
 
 

@@ -38,6 +38,12 @@ DO_NOT_TRUST = "do not trust"
 APPROXIMATE = "approximate"
 POINT = "point estimate"
 
+COLLAPSED = (
+    "a collapsed variational point: continuous latents were integrated out approximately, without "
+    "a bound that could be checked to rise; it is a posterior mean under the final weights, no "
+    "mode, and has no uncertainty of its own"
+)
+
 NEARLY = 1.05
 """R-hat up to which draws whose ESS passes are merely too few."""
 
@@ -93,7 +99,7 @@ def judge(
     if loo is not None:
         found.append(leave_one_out(loo))
     checks = tuple(sorted([*found, *also], key=lambda c: order_of_cause(c.name)))
-    word = decide(checks, kind)
+    word = decide(checks, "approximation" if getattr(info, "collapsed", False) else kind)
     return Verdict(
         verdict=word,
         headline=headline(word, checks, info),
@@ -153,7 +159,19 @@ def notes_of(info: Info, kind: str, stats: xr.Dataset) -> list[str]:
             notes.append(f"not checked, since the sampler records none: {', '.join(missing)}")
     elif _starts(info) == 1:
         notes.append("other optima not looked for: one start only")
+    if getattr(info, "collapsed", False):
+        notes += [COLLAPSED, *_spread(finals(info, "objectives"))]
     return [*notes, *info.notes]
+
+
+def _spread(scores: np.ndarray) -> list[str]:
+    """How far apart collapsed restarts ended, which never just agree."""
+    if scores.size < 2:
+        return []
+    return [
+        f"{scores.size} restarts ended between {scores.min():.6g} and {scores.max():.6g} nats; the "
+        "best is shown, and others may read as well"
+    ]
 
 
 def headline(word: str, checks: Sequence[Check], info: Info) -> str:
@@ -171,6 +189,8 @@ def headline(word: str, checks: Sequence[Check], info: Info) -> str:
         f"{_said(by_name, 'k_hat')}, but biased by construction.",
         POINT: f"One point, without uncertainty{_said(by_name, 'restarts')}.",
     }[word]
+    if getattr(info, "collapsed", False):
+        text += " One point, without uncertainty."
     if getattr(info, "one_mode", False):
         text += " Multimodality not tested: all chains started at one mode."
     if info.stopped == "interrupted":

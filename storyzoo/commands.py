@@ -127,6 +127,9 @@ def score(options: argparse.Namespace) -> int:
     answer = _load_fit(Path(options.folder))
     found = answer.log_density(_new_data(options.data, answer))
     frame = pd.DataFrame({"log_density_nats": found.nats})
+    if found.sizes is not None:
+        unit = answer.story.observation
+        frame[f"log_density_nats_per_{unit}"] = found.nats / found.sizes
     frame.index = pd.RangeIndex(1, len(frame) + 1, name="row")
     _write_csv(frame, options.out, index=True)
     return 0

@@ -27,7 +27,12 @@ from storyzoo.folder import FORMAT, RunFolder, versions
 from storyzoo.inference import load_method
 from storyzoo.inference.engine.checkpoint import write_atomically
 from storyzoo.inference.engine.groups import complete, merged, thinned, with_deterministic
-from storyzoo.inference.engine.heldout import Predictive, log_predictive
+from storyzoo.inference.engine.heldout import (
+    Completed,
+    Predictive,
+    log_completion,
+    log_predictive,
+)
 from storyzoo.inference.engine.method import Method
 from storyzoo.inference.engine.progress import Progress
 from storyzoo.inference.engine.relabelling import relabel
@@ -126,7 +131,7 @@ def _split(
         if holdout is None:
             return everything, None
         raise SettingError(f"{whole.story.name} has no independent examples to hold out")
-    if whole.structure.local and holdout is None:
+    if whole.structure.local and not whole.story.has("fold_in") and holdout is None:
         return everything, None
     if holdout is None and bound.test_rows is not None:
         return np.setdiff1d(everything, bound.test_rows), bound.test_rows
@@ -217,7 +222,8 @@ def _fitted(
     ]
     tree = with_deterministic(labelled.tree, task.train)
     tree, said = complete(tree, task.train, seed)
-    heldout = _score(task, draws_of(task.train.structure, tree["posterior"]), seed)
+    draws = draws_of(task.train.structure, tree["posterior"])
+    heldout, completed = _score(task, draws, seed), _completed(task, draws)
     scores = _story_scores(task.train, method, tree)
     tree = task.units.shown(tree)
     answer = Fit(
@@ -234,6 +240,7 @@ def _fitted(
         seconds=seconds,
         labels=task.labels,
         heldout=heldout,
+        completed=completed,
         notes=(*task.bound.notes, *notes, *said),
     )
     answer.summary = summary_of(answer)
@@ -257,6 +264,13 @@ def _score(task: Task, draws: Mapping[str, np.ndarray], seed: int) -> Predictive
     found = log_predictive(task.test, thinned(draws, len(next(iter(merged(draws).values())))), seed)
     observed = {n: np.asarray(task.test.data[n].cpu()) for n in task.test.structure.outcomes}
     return found._replace(nats=found.nats + task.units.log_volume(observed))
+
+
+def _completed(task: Task, draws: Mapping[str, np.ndarray]) -> Completed | None:
+    """How well halves of the held-out rows foretell the others; the same halves in every fit."""
+    if task.test is None or not draws:
+        return None
+    return log_completion(task.test, merged(draws), SPLIT_SEED)
 
 
 # -- comparison --------------------------------------------------------------------------------

@@ -320,7 +320,8 @@ class LogDensity:
         return self._by_blocks(name, self._function(name), q)
 
     def _by_blocks(self, name: str, function: Callable[..., Any], q: Tensor) -> Any:
-        mapped = self._block_function(name, function)
+        # A graph over a block pays from a few points on.
+        mapped = self._block_function(name, function) if len(q) > 1 else None
         if mapped is None:
             with self.running():
                 return _stacked([function(row) for row in q])
@@ -349,7 +350,8 @@ class LogDensity:
 
     def _block(self) -> int:
         """Points evaluated at once: what keeps a block of a wide story within some megabytes."""
-        return max(1, min(64, 8_000_000 // max(1, 16 * self.structure.n_examples)))
+        sizes = [len(v) for v in self.data.values() if isinstance(v, Tensor) and v.dim()]
+        return max(1, min(64, 8_000_000 // (16 * max([1, self.structure.n_examples, *sizes]))))
 
     def _check_points(self) -> list[Tensor]:
         """Ten points at which a compiled form is held against the model: near, far, and drawn."""

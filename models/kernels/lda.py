@@ -27,6 +27,8 @@ from torch.nn.functional import embedding_bag
 _BLOCK_ELEMENTS = 2**17
 """Entries times topics per block: its few arrays stay in a core's second-level cache."""
 _FEWEST_ENTRIES = 512
+_FOLDS, _FOLDED = 200, 1e-5
+"""Most rounds of a fold-in, and the share of the words that may still move."""
 _SHARPNESS = 10.0
 """Power of the uniform weights of a start: each word is nearly of one topic, which no symmetry
 holds back; from even weights a third of all sweeps go by before the topics part."""
@@ -112,6 +114,93 @@ def _best_only(share: Tensor) -> Tensor:
     peak, best = share.max(1)
     share.zero_().scatter_(1, best.unsqueeze(-1), peak.unsqueeze(-1))
     return peak
+
+
+class Halves(NamedTuple):
+    """A corpus cut in two: the same documents with some of their words each."""
+
+    seen: dict[str, Any]
+    unseen: dict[str, Any]
+    documents: Tensor
+    """Which documents these are: those of two words or more."""
+
+
+def halved(data: Mapping[str, Any], rng: np.random.Generator) -> Halves:
+    """Half of the words of each document (rounded down) to see, the others to foretell.
+
+    Words are drawn without replacement; documents of a single word are left out.
+    """
+    length, count, n_words = data["length"], data["count"], int(data["n_words"])
+    owner = torch.arange(len(length), device=count.device).repeat_interleave(length)
+    entry = torch.arange(len(count), device=count.device).repeat_interleave(count)
+    document = owner[entry]
+    key = torch.as_tensor(rng.random(len(entry)), device=count.device)
+    order = torch.argsort(document + key)
+    size = torch.bincount(document, minlength=len(length))
+    rank = torch.arange(len(order), device=count.device) - (size.cumsum(0) - size)[document]
+    first = torch.zeros_like(order, dtype=torch.bool)
+    first[order] = rank < (size // 2)[document]
+    kept = size >= 2
+    halves = []
+    for chosen in (first, ~first & kept[document]):
+        words, counts = torch.unique(entry[chosen], return_counts=True)
+        distinct = torch.bincount(owner[words], minlength=len(length))[kept]
+        halves.append(
+            {"length": distinct, "word": data["word"][words], "count": counts, "n_words": n_words}
+        )
+    return Halves(halves[0], halves[1], kept.nonzero().flatten())
+
+
+class Folded(NamedTuple):
+    """What words say of their documents' mixtures, given the topics."""
+
+    gamma: Tensor
+    """(D, K): concentrations of the variational posterior."""
+    known: Tensor
+    """(D, 1): how much of each word's topic is known, ``sum_e count_e r_ek^2 / N_d``, up to 1."""
+
+
+def fold_in(topics: Tensor, alpha: Tensor, data: Mapping[str, Any]) -> Folded:
+    """Mixtures of documents (D, K) under topics (K, V).
+
+    With ``e_dk = exp psi(gamma_dk)`` the fixed point of Blei, Ng and Jordan (2003), §5.2::
+
+        gamma_dk = alpha_k + e_dk sum_e count_e phi_kv / sum_j e_dj phi_jv
+    """
+    phi = topics.mT.contiguous()
+    gamma = topics.new_zeros(len(data["length"]), len(topics))
+    known = topics.new_zeros(len(gamma), 1)
+    for block in blocks(data, len(topics), topics.dtype):
+        own, words = phi.index_select(0, block.word), block.count.sum()
+        now = alpha + block.by_document(block.count.unsqueeze(-1)) / len(topics)
+        for _ in range(_FOLDS):
+            e = torch.digamma(now).exp_()
+            peak = (e.index_select(0, block.document) * own).sum(1)
+            ratio = block.count / peak.clamp_(min=torch.finfo(peak.dtype).tiny)
+            new = alpha + e * block.by_document(own * ratio.unsqueeze(-1))
+            moved = float((new - now).abs().sum() / words)
+            now = new
+            if moved < _FOLDED:
+                break
+        gamma[block.documents] = now
+        share = own * torch.digamma(now).exp_().index_select(0, block.document)
+        share /= share.sum(1, keepdim=True)
+        square = (share.square().sum(1) * block.count).unsqueeze(-1)
+        known[block.documents] = block.by_document(square) / (now - alpha).sum(1, keepdim=True)
+    return Folded(gamma, known)
+
+
+def probability(mixture: Tensor, topics: Tensor, data: Mapping[str, Any]) -> Tensor:
+    """(E,): probability of the word of each entry, ``sum_k theta_dk phi_kv``."""
+    phi = topics.mT.contiguous()
+    return torch.cat(
+        [
+            torch.linalg.vecdot(
+                mixture[b.documents].index_select(0, b.document), phi.index_select(0, b.word)
+            )
+            for b in blocks(data, len(topics), topics.dtype)
+        ]
+    )
 
 
 def random_weights(data: Mapping[str, Any], k: int, rng: np.random.Generator) -> Tensor:
