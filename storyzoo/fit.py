@@ -451,7 +451,13 @@ def _label_frame(name: str, probabilities: np.ndarray, target: Target) -> pd.Dat
 
 
 def as_frame(values: Mapping[str, np.ndarray], fit: Fit) -> pd.DataFrame:
-    """Arrays by argument as one table: a column per argument, or per feature of it."""
+    """Arrays by argument as one table: a column per argument, or per feature of it.
+
+    What is ragged has a row per entry, with the number of its example, counted from 1; an argument
+    called like a dim (``word``) is shown by that dim's names.
+    """
+    if fit.story.ragged:
+        return _entries(values, fit)
     columns: dict[str, np.ndarray] = {}
     for name, value in values.items():
         dims = fit.story.data_dims.get(name, ())
@@ -463,4 +469,15 @@ def as_frame(values: Mapping[str, np.ndarray], fit: Fit) -> pd.DataFrame:
         else:
             flat = value.reshape(len(value), -1)
             columns |= {f"{name}[{i}]": flat[:, i] for i in range(flat.shape[1])}
+    return pd.DataFrame(columns)
+
+
+def _entries(values: Mapping[str, np.ndarray], fit: Fit) -> pd.DataFrame:
+    """A row for every entry of the examples' pieces."""
+    dim, length = next(iter(fit.story.ragged.items()))
+    numbers = np.arange(1, len(values[length]) + 1).repeat(values[length])
+    columns = {str(fit.story.examples): numbers}
+    for name, value in values.items():
+        if fit.story.data_dims.get(name) == (dim,):
+            columns[name] = fit.coords[name][value] if name in fit.coords else value
     return pd.DataFrame(columns)
