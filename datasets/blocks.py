@@ -2,7 +2,7 @@
 
 Two passes: :func:`count_words` reads the text once for its vocabulary, :func:`iterate_blocks`
 again, as often as wanted, for the counts. Memory grows with the vocabulary and the block, not with
-the number of documents.
+the number of documents. A table's column is the exception: CSV and Parquet are read whole.
 """
 
 from __future__ import annotations

@@ -100,9 +100,10 @@ def read_corpus(
     source = open_corpus(path, form, options)
     if isinstance(source, text.Texts):
         return text.as_counts(source, wanted, drop)
-    filtered = any(key in options for key in READING)
-    fresh = replace(wanted, tokens=options.get("tokens", ""))
-    return _of_counts(source, reading, fresh if filtered else Reading(tokens=""), drop, filtered)
+    if reading is not None:
+        return _aligned(source, reading, drop)
+    filtered = any(key in options for key in READING if key not in ("tokens", "lowercase"))
+    return _filtered(source, replace(wanted, tokens=options.get("tokens", "")), drop, filtered)
 
 
 def open_corpus(
@@ -164,48 +165,43 @@ def drops_empty(name: str, options: Mapping[str, str]) -> bool:
     return given == "drop"
 
 
-def _of_counts(
-    source: CountFile, reading: Reading | None, fresh: Reading, drop: bool, filtered: bool
-) -> Dataset:
-    """Counts as they are, over the run's vocabulary, or with words left out."""
+def _gathered(source: CountFile, drop: bool) -> Counts:
+    """All documents, over the file's own vocabulary."""
     name = source.path.name
     counts = count_files.gathered(name, source.blocks())
-    words = _names(source, counts)
-    counts = replace(counts, n_words=max(counts.n_words, len(words)))
-    where = source.texts()
+    if source.words and len(source.words) < counts.n_words:
+        raise DataError(
+            f"{name} has {counts.n_words:,} words, but its vocabulary names "
+            f"{len(source.words):,}: give a line to each"
+        )
     if not drop and not counts.length.all():
         document = int(np.flatnonzero(counts.length == 0)[0])
         raise DataError(
-            f"{where.place(document)} is empty: remove it, or leave such documents out with "
-            "empty=drop"
+            f"{source.texts().place(document)} is empty: remove it, or leave such documents out "
+            "with empty=drop"
         )
-    if reading is not None:
-        found, unknown = align(name, counts, words, reading)
-        notes = text.unknown_words(name, unknown, counts.tokens)
-        return text.as_dataset(where, found, reading, drop, notes)
-    place = np.arange(counts.n_words)
+    return replace(counts, n_words=max(counts.n_words, len(source.words)))
+
+
+def _aligned(source: CountFile, reading: Reading, drop: bool) -> Dataset:
+    """Counts over the vocabulary of a run."""
+    name, counts = source.path.name, _gathered(source, drop)
+    found, unknown = align(name, counts, source.words, reading)
+    notes = text.unknown_words(name, unknown, counts.tokens)
+    return text.as_dataset(source.texts(), found, reading, drop, notes)
+
+
+def _filtered(source: CountFile, reading: Reading, drop: bool, filtered: bool) -> Dataset:
+    """Counts as they are, or without the words that settings leave out."""
+    counts, words = _gathered(source, drop), source.words
+    kept = np.arange(counts.n_words)
     if filtered:
-        place = _filtered(name, fresh, counts, words)
-    kept = np.flatnonzero(place >= 0)
-    vocabulary = tuple(words[old] for old in kept.tolist()) if words else ()
-    fitted = replace(fresh, vocabulary=vocabulary, n_words=len(kept))
-    return text.as_dataset(where, counts.renamed(place, len(kept)), fitted, drop)
-
-
-def _names(source: CountFile, counts: Counts) -> tuple[str, ...]:
-    if source.words and len(source.words) < counts.n_words:
-        raise DataError(
-            f"{source.path.name} has {counts.n_words:,} words, but its vocabulary names "
-            f"{len(source.words):,}: give a line to each"
-        )
-    return source.words
-
-
-def _filtered(name: str, reading: Reading, counts: Counts, words: Sequence[str]) -> np.ndarray:
-    """Each word's place among those that are kept, in the same order; -1 for the others."""
-    stopped = reading.stopped()
-    wanted = np.array([word not in stopped for word in words], bool) if words else True
-    kept = filter_words(name, reading, counts.frequency * wanted, counts.uses, len(counts.length))
+        stopped = reading.stopped()
+        wanted = np.array([word not in stopped for word in words], bool) if words else True
+        frequency, size = counts.frequency * wanted, len(counts.length)
+        kept = np.sort(filter_words(source.path.name, reading, frequency, counts.uses, size))
     place = np.full(counts.n_words, -1)
-    place[np.sort(kept)] = np.arange(len(kept))
-    return place
+    place[kept] = np.arange(len(kept))
+    vocabulary = tuple(words[old] for old in kept.tolist()) if words else ()
+    fitted = replace(reading, vocabulary=vocabulary, n_words=len(kept))
+    return text.as_dataset(source.texts(), counts.renamed(place, len(kept)), fitted, drop)

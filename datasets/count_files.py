@@ -12,6 +12,7 @@ line by line, which takes odd spaces and names the line that is wrong.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -307,10 +308,11 @@ def _refuse(name: str, before: int, line: np.ndarray, wrong: np.ndarray, why: st
 
 def gathered(name: str, blocks: Iterator[Counts]) -> Counts:
     """All blocks as one; DataError where there are too many entries for the memory."""
-    held, entries, n_words = [], 0, 0
+    held, entries, documents, n_words = [], 0, 0, 0
     for block in blocks:
         entries, n_words = entries + len(block.word), max(n_words, block.n_words)
-        if entries > MAX_ENTRIES:
+        documents += len(block.length)
+        if entries + documents > MAX_ENTRIES:
             raise DataError(
                 f"{name} holds more than {MAX_ENTRIES:,} counts, too many at once: read it in "
                 "blocks, by storyzoo.datasets.blocks"
@@ -398,7 +400,10 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
     """Words, one per line."""
     if not path.is_file():
         raise DataError(f"no file {str(path)!r} for the vocabulary: give one word per line")
-    words = tuple(line.strip() for lines in read_lines(path) for line in lines)
+    every = (line.strip() for lines in read_lines(path) for line in lines)
+    words = tuple(itertools.islice(every, MAX_WORDS + 1))
+    if len(words) > MAX_WORDS:
+        raise DataError(f"{path.name} has more than {MAX_WORDS:,} lines: is it a vocabulary?")
     places: dict[str, int] = {}
     for line, word in enumerate(words, 1):
         if not word:

@@ -81,7 +81,10 @@ def from_columns(
                 _check_finite(name, column, numbers)
                 kept[column] = numbers
     if not kept:
-        raise DataError(f"{name} has no column of numbers (columns: {', '.join(names)}): add one")
+        raise DataError(
+            f"{name} has no column of numbers (columns: {', '.join(names)}): add one, or name a "
+            "column of documents with text=COLUMN"
+        )
     table = pd.DataFrame(kept)[list(selection.columns or kept)]
     return Dataset(name, table, labels=labels, notes=tuple(notes))
 

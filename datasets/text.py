@@ -193,7 +193,7 @@ def as_counts(texts: Texts, reading: Reading, drop_empty: bool = False) -> Datas
         if not drop_empty:
             refuse_empty(texts, block, found, before, reading)
         entries, before = entries + len(found.word), before + len(block)
-        if entries > MAX_ENTRIES:
+        if entries + before > MAX_ENTRIES:
             raise DataError(
                 f"{texts.name} holds more than {MAX_ENTRIES:,} counts, too many at once: read it "
                 "in blocks, by storyzoo.datasets.blocks"
@@ -251,8 +251,8 @@ def as_dataset(
     if lost.size and not drop_empty:
         raise DataError(
             f"{texts.place(int(lost[0]))}: no word of the document is in the vocabulary "
-            f"({reading.n_words:,} words): lower min_df, raise max_df, or leave such documents out "
-            "with empty=drop"
+            f"({reading.n_words:,} words): keep more of them (min_df, max_df), remove it, or leave "
+            "such documents out with empty=drop"
         )
     if lost.size == len(kept):
         raise DataError(f"{texts.name}: no document has a word of the vocabulary: give other text")

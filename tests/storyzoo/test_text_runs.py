@@ -12,6 +12,7 @@ import pytest
 import storyzoo as sz
 from storyzoo.cli import main
 from storyzoo.datasets import load
+from storyzoo.models.lda import LatentDirichletAllocation
 
 pytestmark = pytest.mark.usefixtures("workdir")
 
@@ -31,7 +32,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     (folder / "old.txt").write_text("\n".join(OLD))
     fit = sz.fit(
-        sz.load_story("lda")(n_topics=2),
+        LatentDirichletAllocation(n_topics=2),
         sz.load(f"{folder}/old.txt:stop_words=english,min_df=2"),
         sz.EM(collapsed=True, max_steps=20),
         out=folder / "run",
