@@ -42,7 +42,10 @@ from storyzoo.story import Sweep
 
 LEARNED_FROM, LEARNED_EVERY = 20, 5
 """Sweeps before concentrations are first learned, when topics have parted; and between updates."""
-_STATE = ("weight", "by_word", "by_document", "by_topic", "alpha", "sweeps")
+_LEAST, _LEAST_ALPHA = 1e-30, 1e-6
+_ROUNDS = 10
+"""Steps of the fixed point at each update."""
+_STATE = ("weight", "by_word", "by_document", "by_topic", "alpha", "unsettled", "sweeps")
 
 
 class CollapsedTopics:
@@ -62,6 +65,7 @@ class CollapsedTopics:
     ) -> None:
         self.data, self.eta, self.rate = data, eta, rate
         self.alpha, self.sweeps = alpha.float(), torch.zeros((), dtype=torch.long)
+        self.unsettled = torch.full((), 0.0 if rate is None else 1.0)
         self.blocks = list(lda.blocks(data, len(alpha), torch.float32))
         self.words = torch.stack([b.count.sum() for b in self.blocks]).sum()
         self.by_length = torch.cat(
@@ -74,7 +78,11 @@ class CollapsedTopics:
         self.by_topic = self.by_word.sum(0)
 
     def sweep(self) -> Sweep:
-        """Update every entry once."""
+        """Update every entry once.
+
+        Where concentrations are learned, their mean relative change at the last update counts as a
+        change of the weights does, so that nothing ends before they stand still.
+        """
         score = change = 0.0
         with one_thread():
             for block in self.blocks:
@@ -85,7 +93,7 @@ class CollapsedTopics:
             late = int(self.sweeps) - LEARNED_FROM
             if self.rate is not None and late >= 0 and late % LEARNED_EVERY == 0:
                 self._learn()
-        return Sweep(score, change / float(self.words))
+        return Sweep(score, max(change / float(self.words), float(self.unsettled)))
 
     def _update(self, block: lda.Block) -> tuple[float, float]:
         """New weights of a block's entries; its score before division by N_d, and the change."""
@@ -96,6 +104,7 @@ class CollapsedTopics:
         other -= old
         new *= other
         new /= torch.sub(self.by_topic, old, out=other)
+        new.clamp_(min=_LEAST)  # counts that rounding has left a little below zero
         total = new.sum(1)
         new *= total.reciprocal().unsqueeze(-1)
         moved = torch.sub(new, old, out=other)
@@ -116,14 +125,17 @@ class CollapsedTopics:
     # -- concentrations ------------------------------------------------------------------
 
     def _learn(self) -> None:
-        """One step of Minka's fixed point."""
+        """Minka's fixed point at the present counts."""
         assert self.rate is not None
-        alpha, n = self.alpha.double(), self.by_document.double() - self.alpha
-        present = self._present()
-        n = (n / present).clamp(min=1.0)
-        rise = present * (torch.digamma(n + alpha) - torch.digamma(alpha))
-        whole = torch.digamma(self.by_length.double() + alpha.sum()) - torch.digamma(alpha.sum())
-        learned = (alpha * rise.sum(0) / (whole.sum() + self.rate)).float()
+        alpha, present = self.alpha.double(), self._present()
+        n = ((self.by_document.double() - alpha) / present).clamp(min=1.0)
+        words = self.by_length.double()
+        for _ in range(_ROUNDS):
+            rise = present * (torch.digamma(n + alpha) - torch.digamma(alpha))
+            whole = torch.digamma(words + alpha.sum()) - torch.digamma(alpha.sum())
+            alpha = alpha * rise.sum(0) / (whole.sum() + self.rate)
+        learned = alpha.clamp(min=_LEAST_ALPHA).float()
+        self.unsettled = ((learned - self.alpha).abs() / learned).mean()
         self.by_document += learned - self.alpha
         self.alpha = learned
 

@@ -157,7 +157,8 @@ class Folded(NamedTuple):
     gamma: Tensor
     """(D, K): concentrations of the variational posterior."""
     known: Tensor
-    """(D, 1): how much of each word's topic is known, ``sum_e count_e r_ek^2 / N_d``, up to 1."""
+    """(D, 1): how well words tell their topics, from 0 where r is even to 1 where it is whole:
+    ``(mean_i sum_k r_ik^2 - 1/K) / (1 - 1/K)`` over the words i."""
 
 
 def fold_in(topics: Tensor, alpha: Tensor, data: Mapping[str, Any]) -> Folded:
@@ -187,7 +188,8 @@ def fold_in(topics: Tensor, alpha: Tensor, data: Mapping[str, Any]) -> Folded:
         share /= share.sum(1, keepdim=True)
         square = (share.square().sum(1) * block.count).unsqueeze(-1)
         known[block.documents] = block.by_document(square) / (now - alpha).sum(1, keepdim=True)
-    return Folded(gamma, known)
+    even = 1 / len(topics)
+    return Folded(gamma, ((known - even) / (1 - even)).clamp(min=0.0))
 
 
 def probability(mixture: Tensor, topics: Tensor, data: Mapping[str, Any]) -> Tensor:

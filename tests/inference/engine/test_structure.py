@@ -106,7 +106,7 @@ def test_every_site_is_of_its_kind(case: Case) -> None:
     assert structure.improper == case.improper
     for name, site in structure.latents.items():
         assert site.shape == np.shape(case.point[name])
-        assert site.local == (name == "theta")
+        assert site.local == (name in ("theta", "mixture"))
 
 
 @each
