@@ -305,18 +305,28 @@ class LogDensity:
         return function
 
     def _traced(self, name: str) -> Callable[..., Any]:
+        function = self._plain(name)
+        try:
+            return trace_function(function, self._spread(generator_of(0), (0.1, 0.5, 1.0)))
+        except UntraceableError:
+            return function
+
+    def _plain(self, name: str) -> Callable[[Tensor], Any]:
         functions: dict[str, Callable[[Tensor], Any]] = {
             "value": lambda q: self._value(q),
             "parts": lambda q: tuple(self.parts(q)),
             "deterministic": lambda q: self._deterministic(q),
         }
-        try:
-            return trace_function(functions[name], self._spread(generator_of(0), (0.1, 0.5, 1.0)))
-        except UntraceableError:
-            return functions[name]
+        return functions[name]
 
     def _mapped(self, name: str, q: Tensor) -> Any:
-        """A function at many points: a graph over a block of points at once, or one by one."""
+        """A function at many points: a graph over a block of points at once, or one by one.
+
+        A single point is not worth a trace, which takes several runs of the model.
+        """
+        if len(q) == 1 and name not in self._compiled:
+            with self.running():
+                return _stacked([self._plain(name)(q[0])])
         return self._by_blocks(name, self._function(name), q)
 
     def _by_blocks(self, name: str, function: Callable[..., Any], q: Tensor) -> Any:
