@@ -69,8 +69,8 @@ class Gibbs(Method):
 
     Each of the ``chains`` makes ``warmup`` sweeps and then ``draws`` times ``thin``, of which the
     last of every ``thin`` is kept. ``megabytes`` bounds what all draws take: where they would take
-    more, fewer of the same sweeps are kept, evenly. ``cores`` chains run at once, by default on
-    all cores.
+    more, fewer of the same sweeps are kept, evenly; to judge them takes several times as much.
+    ``cores`` chains run at once, by default on all cores.
     """
 
     name: ClassVar[str] = "gibbs"
@@ -81,7 +81,7 @@ class Gibbs(Method):
     draws: int = 100
     warmup: int = 500
     thin: int = 5
-    megabytes: float = 1000
+    megabytes: float = 500
     minutes: float | None = None
     cores: int | None = None
 
