@@ -117,10 +117,12 @@ class LatentDirichletAllocation(Story):
             topics = pyro.sample("topics", dist.Dirichlet(torch.full((n_words,), float(self.eta))))
         with pyro.plate("document", len(length)):
             mixture = pyro.sample("mixture", dist.Dirichlet(concentration))
-        document, token = document_of(length).repeat_interleave(count), word.repeat_interleave(count)
+        document = document_of(length).repeat_interleave(count)
+        token = word.repeat_interleave(count)
         with pyro.plate("token", len(token)):
             z = pyro.sample("z", RowCategorical(mixture, document), infer={"enumerate": "parallel"})
-            pyro.sample("w", RowCategorical(topics, z), obs=token, infer={"observes": "word"})
+            told = RowCategorical(topics, z)
+            pyro.sample("w", told, obs=token, infer={"observes": "word"})  # type: ignore[arg-type]
 
     def _concentration(self) -> Tensor:
         """(K,): alpha, the prior mean where it is learned; in the default dtype and device."""

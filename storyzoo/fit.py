@@ -188,7 +188,7 @@ class Fit:
     def _local_frame(self) -> pd.DataFrame:
         values = {name: self.tree["posterior"][name] for name in self.structure.local}
         moments = {
-            name: (v.mean(["chain", "draw"]).values, v.std(["chain", "draw"]).values)
+            name: (np.asarray(v.mean(["chain", "draw"])), np.asarray(v.std(["chain", "draw"])))
             for name, v in values.items()
         }
         return _moments_frame(moments, self.target)

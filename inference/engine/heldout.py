@@ -164,9 +164,7 @@ def _proposed(
             yield np.stack(rows)
 
 
-def _weighted_draw(
-    target: Target, latents: Latents, proposal: Mapping[str, Distribution]
-) -> Array:
+def _weighted_draw(target: Target, latents: Latents, proposal: Mapping[str, Distribution]) -> Array:
     """(N,): log of the joint of examples and their latents, over the density they are drawn by."""
     drawn = {name: q.sample() for name, q in proposal.items()}
     parts = parts_of(target.story, target.data, {**latents, **drawn}, target.structure)

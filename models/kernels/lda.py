@@ -17,6 +17,7 @@ and inference for topic models", UAI, which shows how alike the steps of all met
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +35,8 @@ _SHARPNESS = 10.0
 holds back; from even weights a third of all sweeps go by before the topics part."""
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True)
+class Block:
     """Some whole documents of a corpus, and their entries."""
 
     documents: slice
@@ -208,9 +210,10 @@ def probability(mixture: Tensor, topics: Tensor, data: Mapping[str, Any]) -> Ten
 def random_weights(data: Mapping[str, Any], k: int, rng: np.random.Generator) -> Tensor:
     """(E, K), float32: a random topic for each entry, nearly alone."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    weight = torch.rand(len(data["word"]), k, generator=generator, dtype=torch.float32, device="cpu")
+    shape, device = (len(data["word"]), k), data["word"].device
+    weight = torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu")
     weight = weight.pow_(_SHARPNESS).clamp_(min=torch.finfo(torch.float32).tiny)
-    return weight.div_(weight.sum(1, keepdim=True)).to(data["word"].device)
+    return weight.div_(weight.sum(1, keepdim=True)).to(device)
 
 
 def count_weights(

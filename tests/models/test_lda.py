@@ -97,6 +97,7 @@ def test_the_evidence_is_that_of_every_z() -> None:
         "topics": torch.distributions.Dirichlet(torch.full((3,), 0.5)).sample((n, 2)).double(),
         "mixture": torch.distributions.Dirichlet(torch.full((2,), 0.7)).sample((n, 3)).double(),
     }
+
     def log_likelihood(topics: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
         found = target.story.marginal({"topics": topics, "mixture": mixture}, target.data)
         assert found is not None
@@ -244,7 +245,8 @@ def test_the_score_foretells_each_word_from_all_others() -> None:
     for e, (d, v, n) in enumerate(zip(document, TINY["word"], TINY["count"], strict=True)):
         out = np.eye(2)[int(z[e])]
         left = counts.by_document[d].numpy() - out + 0.3
-        share = (counts.by_word[v].numpy() - out + 0.2) / (counts.by_word.sum(0).numpy() - out + 0.6)
+        whole = counts.by_word.sum(0).numpy() - out + 0.6
+        share = (counts.by_word[v].numpy() - out + 0.2) / whole
         expected += n * np.log(float((left / left.sum()) @ share))
     assert topics.sweep().score == pytest.approx(expected, rel=1e-5)
 
@@ -300,7 +302,7 @@ def test_minka_s_fixed_point_is_the_mode_where_topics_are_known() -> None:
     words = 3 * 10
     document = {"length": np.full(200, 3), "word": np.tile(np.arange(3), 200), "n_words": 3}
     generator = rng()
-    counts = np.stack([generator.multinomial(words, generator.dirichlet(alpha)) for _ in range(200)])
+    counts = np.stack([generator.multinomial(words, m) for m in generator.dirichlet(alpha, 200)])
     kept = counts > 0
     arrays = {
         **document,
@@ -370,7 +372,7 @@ def test_words_that_tell_little_leave_the_mixture_open() -> None:
 
 
 def test_halves_make_the_whole_and_documents_of_one_word_are_left_out() -> None:
-    arrays = {
+    arrays: dict[str, Any] = {
         "length": np.array([1, 2, 3]),
         "word": np.array([1, 0, 2, 0, 1, 3]),
         "count": np.array([1, 3, 2, 1, 1, 2]),
@@ -437,7 +439,7 @@ def test_held_out_documents_are_scored_and_told_of(tmp_path: Path) -> None:
     assert metrics["heldout_perplexity"] == pytest.approx(math.exp(-per_word))
     again = sz.Fit.load(tmp_path / "run")
     for answer in (fit, again):
-        frame = answer.latent({k: v for k, v in KNOWN.arrays.items()})
+        frame = answer.latent(dict(KNOWN.arrays))
         assert frame.shape == (300, 8)
         means, sds = frame.to_numpy()[:, :4], frame.to_numpy()[:, 4:]
         np.testing.assert_allclose(means.sum(1), 1)
