@@ -103,7 +103,7 @@ def _ess(draws: Array) -> Array:
     ending = np.where((even[rows, last] > 0) | (sums[rows, last] >= 0), even[rows, last], 0.0)
     time = -1 + 2 * np.where(before, monotone, 0.0).sum(1) + ending
     total = chains * size
-    found = total / np.maximum(time, 1 / np.log10(total))
+    found: Array = total / np.maximum(time, 1 / np.log10(total))
     found[np.isnan(correlation).any(axis=1)] = np.nan
     constant = np.ptp(draws, axis=(1, 2)) < ALIKE
     found[constant] = total
