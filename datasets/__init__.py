@@ -13,6 +13,7 @@ from storyzoo.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from storyzoo.datasets.dataset import Dataset
+    from storyzoo.datasets.vocabulary import Reading
 
 
 class DataEntry(NamedTuple):
@@ -21,11 +22,13 @@ class DataEntry(NamedTuple):
     location: str
     """``package.module:function``; the function's keywords are the set's own options.
 
-    What a name holds after a colon, as in ``posteriordb:arK-arK``, is its sole argument.
+    What a name holds after a colon, as in ``posteriordb:arK-arK``, is its sole argument; that of a
+    corpus is a reading.
     """
     summary: str
     rows: int
     columns: int
+    """Columns of a table, different words of a corpus."""
     remote: bool = False
 
 
@@ -65,6 +68,16 @@ DATASETS: dict[str, DataEntry] = {
     ),
     "lynx": DataEntry(
         "storyzoo.datasets.tables:lynx", "lynx trapped each year, a cycle of ten years", 114, 1
+    ),
+    "python-docs": DataEntry(
+        "storyzoo.datasets.corpora:python_docs", "sections of Python's reference", 168, 3513
+    ),
+    "bbc-news": DataEntry(
+        "storyzoo.datasets.corpora:bbc_news",
+        "news in words, five sections",
+        2225,
+        2949,
+        remote=True,
     ),
     "faithful": DataEntry(
         "storyzoo.datasets.faithful:faithful", "eruptions of Old Faithful", 272, 2, remote=True
@@ -117,20 +130,21 @@ DATASETS: dict[str, DataEntry] = {
 }
 
 
-def load(spec: str) -> Dataset:
+def load(spec: str, reading: Reading | None = None) -> Dataset:
     """Data by name or file, with options after a colon.
 
     >>> load("iris:standardize=true").standardised.columns
     ('sepal_length', 'sepal_width', 'petal_length', 'petal_width')
 
     Every table takes ``columns=a+b``, ``drop=a+b`` and ``standardize=true``; files also take
-    ``labels=a``, a column of known classes that no model is to see. Raises DataError or
-    SettingError with the place and the remedy.
+    ``labels=a``, a column of known classes that no model is to see. Text takes ``min_df=2``,
+    ``max_df=0.5``, ``stop_words=english`` and more; with a ``reading``, that of a fit, it is read
+    as it was then. Raises DataError or SettingError with the place and the remedy.
     """
     name, options = _split(spec)
     if name in DATASETS:
-        return _named(spec, name, options)
-    return _from_file(name, options)
+        return _named(spec, name, options, reading)
+    return _from_file(name, options, reading)
 
 
 def card(name: str) -> str:
@@ -155,54 +169,66 @@ def _split(spec: str) -> tuple[str, dict[str, str]]:
     return f"{family}:{member}", options
 
 
-def _named(spec: str, name: str, options: dict[str, str]) -> Dataset:
+def _named(spec: str, name: str, options: dict[str, str], reading: Reading | None) -> Dataset:
     from storyzoo.datasets import selection
 
     module, _, function = DATASETS[name].location.partition(":")
     make: Callable[..., Dataset] = getattr(importlib.import_module(module), function)
-    member = name.partition(":")[2]
-    own = {
-        key: parameter
-        for key, parameter in inspect.signature(make).parameters.items()
-        if parameter.kind is not parameter.POSITIONAL_ONLY
-    }
-    generic = [key for key in selection.SELECTING if key != "labels"]
+    parameters = inspect.signature(make).parameters
+    own = {key: p for key, p in parameters.items() if p.kind is not p.POSITIONAL_ONLY}
+    text = "reading" in parameters
+    generic = [key for key in selection.SELECTING if key != "labels" and not text]
     selection.check_options(name, options, [*own, *generic])
+    if text and reading is not None:
+        selection.leave_reading(name, options)
     values = {
         key: selection.read_option(name, key, text, type(own[key].default))
         for key, text in options.items()
         if key in own
     }
-    dataset = make(member, **values) if member else make(**values)
+    member = name.partition(":")[2]
+    given = [reading] if text else [member] if member else []
+    dataset = make(*given, **values)
     wanted = selection.read_selection(name, options)
     if dataset.table is not None:
         dataset = dataclasses.replace(dataset, table=wanted.of_table(name, dataset.table))
     return _finish(spec, dataset, wanted.standardize)
 
 
-def _from_file(name: str, options: dict[str, str]) -> Dataset:
-    from storyzoo.datasets import files, selection
+def _from_file(name: str, options: dict[str, str], reading: Reading | None) -> Dataset:
+    from storyzoo.datasets import corpus, files, selection
 
     path = Path(name)
-    if path.suffix.lower() not in files.SUFFIXES and not path.exists():
+    suffixes = (*files.SUFFIXES, *files.TEXTS)
+    if path.suffix.lower() not in suffixes and not path.exists():
         raise DataError(
             f"no data set {name!r}: {nearest(name, DATASETS)} "
-            f"(a file would end in {', '.join(files.SUFFIXES)})"
+            f"(a file would end in {', '.join(suffixes)})"
         )
-    selection.check_options(name, options, selection.SELECTING)
-    wanted = selection.read_selection(name, options)
     text = ",".join(f"{key}={value}" for key, value in options.items())
     spec = f"{path.name}:{text}" if text else path.name
+    if form := corpus.form_of(path, options):
+        files.check_file(path)
+        return _finish(spec, corpus.read_corpus(path, form, options, reading), False)
+    selection.check_options(name, options, selection.SELECTING)
+    wanted = selection.read_selection(name, options)
     return _finish(spec, files.read_file(path, wanted), wanted.standardize)
 
 
 def _finish(spec: str, dataset: Dataset, standardize: bool) -> Dataset:
     """Standardise where asked, and take the fingerprint."""
+    import numpy as np
+
     from storyzoo.datasets.dataset import fingerprint, table_fingerprint
     from storyzoo.datasets.standardise import standardise
 
     if dataset.table is None:
-        return dataclasses.replace(dataset, name=spec, sha256=fingerprint(dataset.arrays))
+        names = {
+            dim: np.frombuffer("\n".join(names).encode(), np.uint8)
+            for dim, names in dataset.coords.items()
+        }
+        digest = fingerprint({**dataset.arrays, **names})
+        return dataclasses.replace(dataset, name=spec, sha256=digest)
     table, scale = dataset.table, None
     if standardize:
         table, scale = standardise(table, spec, outcome=dataset.target)

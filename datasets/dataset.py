@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from storyzoo.datasets.standardise import Standardised
+from storyzoo.datasets.vocabulary import Reading
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,9 @@ class Dataset:
     name: str
     """As it was asked for: ``iris:standardize=true``, or the file's name."""
     table: pd.DataFrame | None = None
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray | int] = field(default_factory=dict)
+    coords: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names along the dims of the arrays: the words of a vocabulary, the names of documents."""
     labels: pd.Series | None = None
     """Known classes of the rows: for figures and scores, never given to a model."""
     target: str | None = None
@@ -33,20 +36,23 @@ class Dataset:
     validation_rows: np.ndarray | None = None
     """Rows by which to choose hyperparameters, where the set's own split names some."""
     standardised: Standardised | None = None
+    reading: Reading | None = None
+    """How text became counts, by which new text is read in the same way."""
     sha256: str = ""
     """Fingerprint of the values and column names as they stand here, after the options."""
     notes: tuple[str, ...] = ()
     """What the user should know: columns that were left out."""
 
 
-def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
+def fingerprint(arrays: Mapping[str, np.ndarray | int]) -> str:
     """SHA-256 of names, shapes and values; the same for a CSV and a Parquet file of one table.
 
     >>> fingerprint({"y": np.zeros(3)})[:8]
     '2ab20b4f'
     """
     digest = hashlib.sha256()
-    for name, array in arrays.items():
+    for name, value in arrays.items():
+        array = np.asarray(value)
         digest.update(f"{name}\0{array.dtype.str}{array.shape}\0".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -14,6 +14,10 @@ from storyzoo.datasets.selection import Selection
 from storyzoo.errors import DataError, nearest
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".pq", ".npz")
+"""Tables and arrays."""
+
+TEXTS = (".txt", ".ldac", ".gz")
+"""Text and counts of words, read by ``corpus.py``."""
 
 MAX_NUMBERS = 2**30
 """More numbers than this, 8 GiB of them, are refused before they are read."""
@@ -27,20 +31,27 @@ def read_file(path: Path, selection: Selection | None = None) -> Dataset:
     from storyzoo.datasets import npz, parquet, text_table
 
     selection = selection or Selection()
-    if path.is_dir():
-        raise DataError(f"{path} is a folder: name a file in it")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise DataError(f"{path.name} is none of {', '.join(SUFFIXES)}: convert it to one of them")
-    if not path.exists():
-        raise DataError(f"no file {str(path)!r}{_neighbour(path)}")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path.name} is empty (0 bytes): write it again")
+        known = ", ".join((*SUFFIXES, *TEXTS))
+        raise DataError(
+            f"{path.name} is none of {known}: convert it to one of them, or say format=lines where "
+            "each line is a document"
+        )
+    check_file(path)
     if suffix == ".npz":
         return npz.read_npz(path, selection)
     if suffix in (".parquet", ".pq"):
         return from_columns(path.name, parquet.read_columns(path), parquet.to_numbers, selection)
     return from_columns(path.name, text_table.read_columns(path), text_table.to_numbers, selection)
+
+
+def check_file(path: Path) -> None:
+    """DataError where there is no such file, or nothing in it."""
+    if not path.exists():
+        raise DataError(f"no file {str(path)!r}{_neighbour(path)}")
+    if path.is_file() and path.stat().st_size == 0:
+        raise DataError(f"{path.name} is empty (0 bytes): write it again")
 
 
 def from_columns(
@@ -70,7 +81,10 @@ def from_columns(
                 _check_finite(name, column, numbers)
                 kept[column] = numbers
     if not kept:
-        raise DataError(f"{name} has no column of numbers (columns: {', '.join(names)}): add one")
+        raise DataError(
+            f"{name} has no column of numbers (columns: {', '.join(names)}): add one, or name a "
+            "column of documents with text=COLUMN"
+        )
     table = pd.DataFrame(kept)[list(selection.columns or kept)]
     return Dataset(name, table, labels=labels, notes=tuple(notes))
 
@@ -97,5 +111,7 @@ def _neighbour(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f": there is no folder {str(folder)!r}"
-    names = [found.name for found in folder.iterdir() if found.suffix.lower() in SUFFIXES]
+    names = [
+        found.name for found in folder.iterdir() if found.suffix.lower() in (*SUFFIXES, *TEXTS)
+    ]
     return f": {nearest(path.name, names)}" if names else f": {folder.resolve()} holds no data file"

@@ -18,7 +18,7 @@ def read_npz(path: Path, selection: Selection) -> Dataset:
     """Every numeric array of the file; arrays of text are left out with a note."""
     if selection.standardize:
         raise SettingError(f"data {path.name!r}: standardize is for tables: give CSV or Parquet")
-    content = _open(path)
+    content = read_arrays(path)
     selection.check(path.name, content)
     arrays: dict[str, np.ndarray] = {}
     notes: list[str] = []
@@ -36,7 +36,8 @@ def read_npz(path: Path, selection: Selection) -> Dataset:
     return Dataset(path.name, arrays=arrays, labels=labels, notes=tuple(notes))
 
 
-def _open(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays by name; DataError where the file is truncated, too large or pickled."""
     from storyzoo.datasets.files import MAX_NUMBERS
 
     try:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 SELECTING = ("columns", "drop", "labels", "standardize")
 """Options that every table understands."""
 
+READING = ("tokens", "lowercase", "stop_words", "min_df", "max_df", "max_words")
+"""Options that say how text is read; a run's new text is read as its first was."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -77,6 +80,12 @@ def check_options(name: str, options: Mapping[str, str], known: Iterable[str]) -
     for key in options:
         if key not in known:
             raise SettingError(f"data {name!r} has no option {key!r}: {nearest(key, known)}")
+
+
+def leave_reading(name: str, options: Mapping[str, str]) -> None:
+    """SettingError where an option would have new text read in another way than a run's."""
+    if given := [key for key in READING if key in options]:
+        raise SettingError(f"data {name!r}: text is read as the run's was: leave {given[0]}= out")
 
 
 def read_selection(name: str, options: Mapping[str, str]) -> Selection:

@@ -67,6 +67,11 @@ METHODS: dict[str, MethodEntry] = {
         "stochastic-gradient Langevin dynamics: draws by noisy gradients from slices",
         "approximation",
     ),
+    "gibbs": MethodEntry(
+        "storyzoo.inference.gibbs:Gibbs",
+        "Gibbs sampling: exact draws by the sweeps that a story brings",
+        "draws",
+    ),
 }
 
 

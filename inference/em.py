@@ -8,6 +8,15 @@ of the log marginal, or the story's own expected statistics. M-step: the story's
 
 never goes down (Dempster, Laird and Rubin 1977). With ``hard`` all weight goes to the best
 labelling: Lloyd's algorithm for a mixture, Viterbi training for a chain. The answer is a point.
+
+Latents of single examples (a document's mixture) are climbed like all others where the story's own
+two steps tell of them.
+
+With ``collapsed`` the continuous latents are integrated out instead, as far as the story knows how:
+its own ascent in the labels' weights (``story.collapse``) goes on until the weights stand still.
+That is a variational approximation without a bound; its objective is the score of every
+observation given all others, which may fall now and then, and its point the posterior mean under
+the final weights, not a mode (Asuncion, Welling, Smyth and Teh 2009).
 """
 
 from __future__ import annotations
@@ -18,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +38,7 @@ from storyzoo.inference.engine.ascent import ascend
 from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.enumeration import responsibilities, under_labels
 from storyzoo.inference.engine.expected_joint import ExpectedJoint
-from storyzoo.inference.engine.factors import priors_of, slice_examples
+from storyzoo.inference.engine.factors import priors_of, slice_examples, slice_local
 from storyzoo.inference.engine.method import (
     Info,
     Kind,
@@ -45,10 +54,14 @@ from storyzoo.inference.engine.runaway import runaway
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import posterior_tree
-from storyzoo.story import Expectation, Story
+from storyzoo.story import Collapsed, Expectation, Story
 
 THREADED_ROWS = 20_000
-"""Examples above which a step is spread over threads; below, starting them costs more."""
+"""Rows of data above which a step is spread over threads; below, starting them costs more."""
+RESTARTS, COLLAPSED_RESTARTS = 10, 1
+"""Restarts where none are asked for."""
+TOLERANCE, COLLAPSED_TOLERANCE = 1e-8, 2e-3
+"""Nats per example; mean share of a label's weight that a sweep moves."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +69,45 @@ class EM(Method):
     """Expectation maximisation from several starts.
 
     ``objective="posterior"`` includes the priors (a MAP estimate of the constrained parameters),
-    ``"likelihood"`` drops those of the global sites. ``tolerance`` is in nats per example.
+    ``"likelihood"`` drops those of the global sites.
     """
 
     name: ClassVar[str] = "em"
     kind: ClassVar[Kind] = "point"
     info_type: ClassVar[type[Info]] = PointInfo
 
-    restarts: int = 10
+    restarts: int | None = None
+    """10 by default; collapsed 1, as topics hardly ever come out twice alike."""
     max_steps: int = 2000
-    tolerance: float = 1e-8
+    tolerance: float | None = None
+    """Gain at which it ends, 1e-8 nats per example; collapsed, the mean share of a label's weight
+    that a sweep still moves, 0.002."""
     objective: Literal["posterior", "likelihood"] = "posterior"
     hard: bool = False
+    collapsed: bool = False
+    """Whether continuous latents are integrated out; only for stories with a ``collapse`` hook."""
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        require(self.restarts >= 1, "em", "restarts", self.restarts, "at least 1")
+        require(self.starts >= 1, "em", "restarts", self.restarts, "at least 1")
         require(self.max_steps >= 1, "em", "max_steps", self.max_steps, "at least 1")
-        require(self.tolerance >= 0, "em", "tolerance", self.tolerance, "at least 0")
+        require(self.least_gain >= 0, "em", "tolerance", self.tolerance, "at least 0")
         known = ("posterior", "likelihood")
         require(self.objective in known, "em", "objective", self.objective, " or ".join(known))
+        alone = not (self.collapsed and (self.hard or self.objective != "posterior"))
+        require(alone, "em", "collapsed", True, "without hard and objective=likelihood")
+
+    @property
+    def starts(self) -> int:
+        """How many restarts."""
+        usual = COLLAPSED_RESTARTS if self.collapsed else RESTARTS
+        return usual if self.restarts is None else self.restarts
+
+    @property
+    def least_gain(self) -> float:
+        """The tolerance."""
+        usual = COLLAPSED_TOLERANCE if self.collapsed else TOLERANCE
+        return usual if self.tolerance is None else self.tolerance
 
     def refuses(self, story: Story, structure: Structure) -> str | None:
         """EM sums discrete sites out; a story without any has nothing to expect."""
@@ -90,7 +122,11 @@ class EM(Method):
             return reason
         if not structure.discrete:
             return "it has no discrete site to take expectations over; use map"
-        if structure.local:
+        if self.collapsed:
+            if story.has("collapse"):
+                return None
+            return "it has no collapsed form; leave collapsed out"
+        if structure.local and not (story.has("expect") and story.has("maximise")):
             names = ", ".join(structure.local)
             return f"'{names}' is continuous and belongs to single examples; use svi or nuts"
         return None
@@ -103,7 +139,7 @@ class EM(Method):
         stopped = "settled"
         progress.start(None)
         try:
-            with target.context(), _threads(target.n_examples) as pool:
+            with target.context(), _threads(_rows(target), self.collapsed) as pool:
                 for still in climb.steps(pool):
                     progress.update(1, best=f"{climb.best_objective:.4f}", climbing=still)
         except KeyboardInterrupt:
@@ -123,6 +159,16 @@ class Restart:
     path: list[float] = field(default_factory=list)
     over: str = ""
     """Why it ended; empty while it climbs."""
+    collapsed: Collapsed | None = None
+    """What climbs in its stead, where latents are integrated out."""
+
+
+class Chunk(NamedTuple):
+    """Some of the examples."""
+
+    rows: Tensor | None
+    """Which; None where it is all of them."""
+    data: dict[str, Any]
 
 
 class Climb:
@@ -143,7 +189,7 @@ class Climb:
     def _refuse_labelled_priors(self) -> None:
         """EM takes the priors of continuous sites outside the expectation over discrete ones."""
         target = self.target
-        if target.story.has("expect"):
+        if target.story.has("expect") or self.method.collapsed:
             return
         with target.context():
             found = under_labels(
@@ -166,15 +212,18 @@ class Climb:
         return max((r.path[-1] for r in self.restarts if r.path), default=-np.inf)
 
     def _started(self, seed: int) -> list[Restart]:
-        seeds = np.random.SeedSequence(seed).spawn(self.method.restarts)
-        return [Restart(self._start(np.random.default_rng(s))) for s in seeds]
+        seeds = np.random.SeedSequence(seed).spawn(self.method.starts)
+        return [self._start(np.random.default_rng(s)) for s in seeds]
 
-    def _start(self, rng: np.random.Generator) -> dict[str, Tensor]:
+    def _start(self, rng: np.random.Generator) -> Restart:
+        story, data = self.target.story, self.target.data
         with self.target.context():
-            initial = self.target.story.initial(self.target.data, rng)
+            if self.method.collapsed:
+                return Restart({}, collapsed=story.collapse(data, rng))
+            initial = story.initial(data, rng)
         if initial is not None:
-            return dict(initial)
-        return self.density.unflatten(self.density.start(rng))
+            return Restart(dict(initial))
+        return Restart(self.density.unflatten(self.density.start(rng)))
 
     def steps(self, pool: ThreadPoolExecutor | None) -> Iterator[int]:
         """Take a step of every restart that still climbs; yields how many do."""
@@ -190,6 +239,9 @@ class Climb:
 
     def _step(self, restart: Restart, pool: ThreadPoolExecutor | None) -> None:
         """E at the present point, which also gives its objective, then M."""
+        if restart.collapsed is not None:
+            self._sweep(restart, restart.collapsed)
+            return
         likelihood, expected = self._expect(restart.latents, pool)
         self.passes += 1
         objective = likelihood + self._prior(restart.latents)
@@ -198,24 +250,37 @@ class Climb:
             return
         gain = objective - restart.path[-1] if restart.path else np.inf
         restart.path.append(objective)
-        if gain <= self.method.tolerance * self.target.n_examples:
+        if gain <= self.method.least_gain * self.target.n_examples:
             restart.over = "settled"
         elif len(restart.path) > self.method.max_steps:
             restart.over = "max_steps"
         else:
             restart.latents = self._maximise(restart.latents, expected)
 
+    def _sweep(self, restart: Restart, collapsed: Collapsed) -> None:
+        """One pass of a collapsed ascent, which ends when the weights stand still."""
+        score, change = collapsed.sweep()
+        self.passes += 1
+        restart.path.append(score)
+        if change <= self.method.least_gain:
+            restart.over = "settled"
+        elif len(restart.path) >= self.method.max_steps:
+            restart.over = "max_steps"
+        if restart.over or self.budget.spent:
+            restart.latents = collapsed.latents()
+
     def _prior(self, latents: Mapping[str, Tensor]) -> float:
-        if not self.density.prior:
+        """Log priors that count, in the basis in which they have a mode."""
+        target, structure = self.target, self.target.structure
+        if not (self.density.prior or structure.local):
             return 0.0
-        target = self.target
-        log_prior, _ = priors_of(target.story, target.data, latents, target.structure)
+        log_prior, local = priors_of(target.story, target.data, latents, structure)
         basis = [
             latents[name].log().sum()
-            for name, site in target.structure.latents.items()
-            if site.softmax_basis
+            for name, site in structure.latents.items()
+            if site.softmax_basis and (self.density.prior or site.local)
         ]
-        return float(log_prior + sum(basis, torch.zeros(())))
+        return float(log_prior * self.density.prior + local.sum() + sum(basis, torch.zeros(())))
 
     # -- the two steps -------------------------------------------------------------------
 
@@ -229,28 +294,33 @@ class Climb:
             )
             by = answer.by_site if story.has("maximise") else answer.by_factor
             return float(answer.log_likelihood), by
-        chunks = self._chunks() if pool is not None else [self.target.data]
+        chunks = self._chunks() if pool is not None else [Chunk(None, self.target.data)]
 
-        def expect(rows: Mapping[str, Any]) -> Expectation:
-            found = story.expect(latents, rows, hard)
+        def expect(chunk: Chunk) -> Expectation:
+            own = latents
+            if chunk.rows is not None:
+                own = slice_local(latents, self.target.structure, chunk.rows)
+            found = story.expect(own, chunk.data, hard)
             assert found is not None
             return found
 
         answers = list(map(expect, chunks) if pool is None else pool.map(expect, chunks))
+        first = answers[0]
         statistics = {
-            name: sum((a.statistics[name] for a in answers[1:]), answers[0].statistics[name])
-            for name in answers[0].statistics
+            name: sum((a.statistics[name] for a in answers[1:]), value)
+            for name, value in first.statistics.items()
         }
-        return float(sum(float(a.log_likelihood) for a in answers)), statistics
+        joined = {n: torch.cat([a.by_example[n] for a in answers]) for n in first.by_example}
+        return float(sum(float(a.log_likelihood) for a in answers)), {**statistics, **joined}
 
-    def _chunks(self) -> list[dict[str, Any]]:
+    def _chunks(self) -> list[Chunk]:
         if not hasattr(self, "_sliced"):
             places = np.array_split(np.arange(self.target.n_examples), os.cpu_count() or 1)
-            self._sliced = [
-                slice_examples(self.target.story, self.target.data, torch.as_tensor(rows))
-                for rows in places
-            ]
+            self._sliced = [self._chunk(torch.as_tensor(rows)) for rows in places if len(rows)]
         return self._sliced
+
+    def _chunk(self, rows: Tensor) -> Chunk:
+        return Chunk(rows, slice_examples(self.target.story, self.target.data, rows))
 
     def _maximise(
         self, latents: dict[str, Tensor], expected: dict[str, Tensor]
@@ -276,23 +346,35 @@ class Climb:
         state: dict[str, Any] = {"passes": self.passes}
         for i, restart in enumerate(self.restarts):
             state[f"{i}/path"], state[f"{i}/over"] = np.array(restart.path), restart.over
-            for name, value in restart.latents.items():
+            for name, value in self._continues(restart).items():
                 state[f"{i}/latents/{name}"] = value.cpu().numpy()
         return state
+
+    @staticmethod
+    def _continues(restart: Restart) -> Mapping[str, Tensor]:
+        return restart.latents if restart.collapsed is None else restart.collapsed.state()
 
     def _resumed(self) -> list[Restart] | None:
         state = self.kept.load()
         if state is None:
             return None
         self.passes = int(state["passes"])
-        return [self._restored(state, i) for i in range(self.method.restarts)]
+        return [self._restored(state, i) for i in range(self.method.starts)]
 
     def _restored(self, state: Mapping[str, np.ndarray], i: int) -> Restart:
+        prefix, path = f"{i}/latents/", [float(v) for v in state[f"{i}/path"]]
         latents = {
-            name: torch.as_tensor(state[f"{i}/latents/{name}"], device=self.target.device)
-            for name in self.target.structure.latents
+            name.removeprefix(prefix): torch.as_tensor(value, device=self.target.device)
+            for name, value in state.items()
+            if name.startswith(prefix)
         }
-        return Restart(latents, [float(v) for v in state[f"{i}/path"]], str(state[f"{i}/over"]))
+        restart = Restart(latents, path, str(state[f"{i}/over"]))
+        if self.method.collapsed:
+            restart.collapsed = self._start(np.random.default_rng(0)).collapsed
+            assert restart.collapsed is not None
+            restart.collapsed.restore(latents)
+            restart.latents = restart.collapsed.latents()
+        return restart
 
     def outcome(self, stopped: str) -> Outcome:
         """The best sane restart as a point, and how all of them ended."""
@@ -300,6 +382,9 @@ class Climb:
             self.kept.save(self._state())
         else:
             self.kept.remove()
+        for restart in self.restarts:
+            if restart.collapsed is not None and not restart.latents:
+                restart.latents = restart.collapsed.latents()
         degenerate = tuple(self._degenerate(restart) for restart in self.restarts)
         finals = [r.path[-1] if r.path else -np.inf for r in self.restarts]
         sane = [i for i, text in enumerate(degenerate) if not text and np.isfinite(finals[i])]
@@ -324,23 +409,29 @@ class Climb:
             best=best,
             path=tuple(chosen.path),
             prior=self.density.prior,
+            collapsed=self.method.collapsed,
             converged=chosen.over == "settled",
         )
         return Outcome(posterior_tree(self.target.structure, point, {}), info)
 
     def _engine_in_words(self) -> str:
+        if self.method.collapsed:
+            return "the story's own collapsed ascent"
         if self.target.story.has("expect"):
             return "the story's own statistics"
         ascent = f", M-step by {self.expected.engine}" if self.expected else ""
         return f"enumeration of the discrete sites{ascent}"
 
     def _start_in_words(self) -> str:
-        own = "the story's own starts" if self.target.story.has("initial") else "prior draws"
-        return f"{len(self.restarts)} restarts from {own}"
+        own = self.target.story.has("initial") or self.method.collapsed
+        where = "the story's own starts" if own else "prior draws"
+        return f"{len(self.restarts)} restarts from {where}"
 
     def _degenerate(self, restart: Restart) -> str:
         if restart.over == "ran away":
             return "the objective rises without bound"
+        if restart.collapsed is not None:  # its objective is a probability, and bounded
+            return ""
         q = self.density.flatten(restart.latents)
         away = runaway(self.density, q)
         if away is not None:
@@ -349,10 +440,16 @@ class Climb:
         return "; ".join(f"{where}: {why}" for where, why in found.items())
 
 
+def _rows(target: Target) -> int:
+    """Length of the longest of the data: examples, or the entries that they are made of."""
+    sizes = [len(v) for v in target.data.values() if isinstance(v, Tensor) and v.dim()]
+    return max([target.n_examples, *sizes])
+
+
 @contextmanager
-def _threads(rows: int) -> Iterator[ThreadPoolExecutor | None]:
+def _threads(rows: int, in_order: bool) -> Iterator[ThreadPoolExecutor | None]:
     """A pool over the cores with one intra-op thread each, where there is work enough for it."""
-    if rows < THREADED_ROWS:
+    if in_order or rows < THREADED_ROWS:
         yield None
         return
     before = torch.get_num_threads()

@@ -33,7 +33,13 @@ from storyzoo.inference.engine.kept import KeptChains
 from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, needs_density, require
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.resume import fingerprint
-from storyzoo.inference.engine.rows import divergences, evaluations, most_draws, statistics
+from storyzoo.inference.engine.rows import (
+    divergences,
+    evaluations,
+    left_out,
+    most_draws,
+    statistics,
+)
 from storyzoo.inference.engine.samplers import Conduct, Sampler, choose_sampler
 from storyzoo.inference.engine.starts import KINDS, Starts, chain_starts
 from storyzoo.inference.engine.structure import Structure
@@ -239,7 +245,7 @@ class NUTS(Method):
             divergences=int(told["diverging"].sum()),
             step_sizes=tuple(told["step_size"].mean(1).tolist()),
             gradient_evaluations=info.gradient_evaluations + sum(map(evaluations, rows.values())),
-            notes=(*info.notes, *_left_out(rows, chains, length, self, gathered.failures)),
+            notes=(*info.notes, *left_out(rows, chains, length, self.draws, gathered.failures)),
         )
         return Outcome(self._tree(target, density, block, length), info)
 
@@ -278,23 +284,6 @@ class _Shown:
         self._iterations[chain], self._divergences[chain] = iterations, diverged
         if more > 0:
             self._progress.update(more, divergences=sum(self._divergences.values()))
-
-
-def _left_out(
-    rows: Mapping[int, np.ndarray],
-    chains: list[int],
-    length: int,
-    nuts: NUTS,
-    failures: Mapping[int, str],
-) -> tuple[str, ...]:
-    """What was drawn, or not drawn, and is not in the answer."""
-    notes = [f"chain {chain} broke off: {reason}" for chain, reason in sorted(failures.items())]
-    missing = [str(chain) for chain in rows if chain not in chains]
-    if missing:
-        notes.append(f"left out, as cut short: chain {', '.join(missing)}")
-    if length < nuts.draws:
-        notes.append(f"{length} of {nuts.draws} draws per chain were made")
-    return tuple(notes)
 
 
 def _told(failures: Mapping[int, str], resumable: bool) -> str:

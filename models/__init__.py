@@ -78,6 +78,12 @@ STORIES: dict[str, StoryEntry] = {
         "bars-and-stripes",
         ("map", "contrastive", "laplace", "pathfinder", "svi", "nuts", "chees", "sgld"),
     ),
+    "lda": StoryEntry(
+        "storyzoo.models.lda:LatentDirichletAllocation",
+        "each document mixes a few topics, and each word is drawn from one of them",
+        "python-docs",
+        ("em", "map", "pathfinder", "nuts", "chees", "gibbs"),
+    ),
 }
 
 ENTRY_POINTS = "storyzoo.stories"

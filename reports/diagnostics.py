@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from storyzoo.inference.engine import rank_statistics
 from storyzoo.inference.engine.method import Info
-from storyzoo.inference.engine.statistics import array_stats
 from storyzoo.reports import nested_r_hat
 
 Array = npt.NDArray[np.float64]
@@ -83,16 +83,17 @@ def diagnose(
     names, draws = elements_of(posterior, sites)
     finite = np.isfinite(draws).all(axis=(1, 2))
     varies = np.zeros(len(names), dtype=bool)
-    varies[finite] = np.ptp(draws[finite], axis=(1, 2)) > 0
+    if finite.any():
+        varies[finite] = np.ptp(draws[finite], axis=(1, 2)) > 0
     usable = draws[varies]
     columns = np.full((4, len(names)), np.nan)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # of a stuck chain, which is told by a check of its own
         if usable.size and draws.shape[-1] >= 4:
             columns[0, varies] = _r_hat(usable, superchains)
-            columns[1, varies] = array_stats.ess(usable, method="bulk")
-            columns[2, varies] = array_stats.ess(usable, method="tail", prob=(0.05, 0.95))
-            columns[3, varies] = 1 / np.sqrt(array_stats.ess(usable, method="mean"))
+            columns[1, varies] = rank_statistics.ess_bulk(usable)
+            columns[2, varies] = rank_statistics.ess_tail(usable)
+            columns[3, varies] = 1 / np.sqrt(rank_statistics.ess_mean(usable))
     r_hat, bulk, tail, mcse = columns
     return Diagnostics(names, draws, varies, r_hat, bulk, tail, mcse, superchains)
 
@@ -101,8 +102,7 @@ def _r_hat(draws: Array, superchains: int) -> Array | float:
     """R-hat (element,) of several chains, nested where they started in groups."""
     if superchains > 1:
         return nested_r_hat.nested_r_hat(draws, superchains)
-    plain: Array | float = array_stats.rhat(draws) if draws.shape[1] > 1 else np.nan
-    return plain
+    return rank_statistics.rhat(draws) if draws.shape[1] > 1 else np.nan
 
 
 def elements_of(
@@ -116,8 +116,9 @@ def elements_of(
             continue
         dims = [str(dim) for dim in array.dims if dim not in ("chain", "draw")]
         values = array.transpose("chain", "draw", *dims).to_numpy().astype(np.float64)
+        labels = _labels(array)
         for index in distinct(dims, values):
-            names.append(element_name(array, index))
+            names.append(_named(array, labels, index))
             at: Any = (..., *index)
             blocks.append(values[at])
     shape = (0, posterior.sizes.get("chain", 0), posterior.sizes.get("draw", 0))
@@ -150,9 +151,20 @@ def _alike(values: Array, swapped: Array) -> bool:
 
 def element_name(array: xr.DataArray, index: tuple[int, ...]) -> str:
     """``theta[Choate]``: an element by the coordinates of its dims (chain and draw aside)."""
-    dims = [dim for dim in array.dims if dim not in ("chain", "draw")]
-    labels = [
-        str(array.coords[dim].to_numpy()[i]) if dim in array.coords else str(i)
-        for dim, i in zip(dims, index, strict=True)
+    return _named(array, _labels(array), index)
+
+
+def _labels(array: xr.DataArray) -> list[list[str]]:
+    """What the places along each dim are called, chain and draw aside."""
+    return [
+        [str(label) for label in array.coords[dim].to_numpy()]
+        if dim in array.coords
+        else [str(place) for place in range(array.sizes[dim])]
+        for dim in array.dims
+        if dim not in ("chain", "draw")
     ]
-    return f"{array.name}[{', '.join(labels)}]" if labels else str(array.name)
+
+
+def _named(array: xr.DataArray, labels: list[list[str]], index: tuple[int, ...]) -> str:
+    places = ", ".join(names[i] for names, i in zip(labels, index, strict=True))
+    return f"{array.name}[{places}]" if labels else str(array.name)

@@ -389,9 +389,12 @@ ENTRIES: dict[str, Entry] = {
         "Perplexity: between how many words does the story waver?",
         "The exponential of the held-out cost per word: a perplexity of 900 is as unsure as a "
         "fair choice among 900 words. Lower is better. It compares models over the same "
-        "vocabulary and tokens only.",
-        "exp(- sum_t log p(w_t) / T)",
-        "Jelinek, Mercer, Bahl & Baker (1977), JASA 62(S1)",
+        "vocabulary and tokens only. Topics are asked by document completion: half of the words "
+        "of each held-out document, drawn by a fixed seed, are seen, and the others foretold from "
+        "the mixture that they point to.",
+        "exp(- sum_t log p(w_t | seen half) / T), t over the words not seen",
+        "Jelinek, Mercer, Bahl & Baker (1977), JASA 62(S1); Wallach, Murray, Salakhutdinov & "
+        "Mimno (2009), ICML, section 5.2",
     ),
     "npmi": Entry(
         "NPMI: do a topic's words belong together?",

@@ -103,7 +103,8 @@ def quantity(name: str) -> Quantity:
     """What is known of a score; of an unknown one, what its name says."""
     if name in QUANTITIES:
         return QUANTITIES[name]
-    for ending, unit in (("_nats_per_example", "nats per example"), ("_nats", "nats")):
+    for ending in ("_nats_per_example", "_nats_per_word", "_nats"):
+        unit = ending[1:].replace("_", " ")
         if name.endswith(ending):
             return Quantity(_words(name.removesuffix(ending)), unit, "")
     return Quantity(_words(name), "", "")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from storyzoo.inference.engine.heldout import Predictive
+from storyzoo.inference.engine.heldout import Completed, Predictive
 from storyzoo.inference.engine.method import Info, Method
 from storyzoo.reports.optimum_checks import finals
 from storyzoo.reports.verdict import Verdict
@@ -38,6 +38,7 @@ class Judged(Protocol):
     def heldout(self) -> Predictive | None: ...
     @property
     def fitted(self) -> Predictive | None: ...
+    def completed(self) -> Completed | None: ...
 
 
 def summary_of(fit: Judged) -> dict[str, Any]:
@@ -72,7 +73,8 @@ def summary_of(fit: Judged) -> dict[str, Any]:
 
 def metrics_of(fit: Judged) -> dict[str, float]:
     """Every metric that applies, by a name that carries its unit."""
-    metrics = heldout_metrics(fit.heldout) | fitted_metrics(fit.fitted)
+    metrics = heldout_metrics(fit.heldout) | completion_metrics(fit.completed)
+    metrics |= fitted_metrics(fit.fitted)
     loo = fit.verdict.loo
     if loo is not None:
         metrics |= {"elpd_loo": loo.value, "elpd_loo_se": loo.se}
@@ -134,6 +136,20 @@ def _likelihoods(found: Predictive, error: float | None) -> dict[str, float]:
             ends = [factor * float(end.mean()) for end in (found.lower, found.upper)]
             metrics[f"{name}_lower"], metrics[f"{name}_upper"] = min(ends), max(ends)
     return metrics
+
+
+def completion_metrics(completed: Completed | None) -> dict[str, float]:
+    """Halves of held-out examples foretold from the others: nats per observation, perplexity."""
+    if completed is None:
+        return {}
+    name = f"heldout_completion_nats_per_{completed.observation}"
+    perplexity = completed.perplexity
+    return {
+        name: completed.nats,
+        f"{name}_se": completed.se,
+        "heldout_perplexity": perplexity,
+        "heldout_perplexity_se": perplexity * completed.se,
+    }
 
 
 def _of_objective(info: Info) -> dict[str, float]:

@@ -41,6 +41,12 @@ DO_NOT_TRUST = "do not trust"
 APPROXIMATE = "approximate"
 POINT = "point estimate"
 
+COLLAPSED = (
+    "a collapsed variational point: continuous latents were integrated out approximately, without "
+    "a bound that could be checked to rise; it is a posterior mean under the final weights, no "
+    "mode, and has no uncertainty of its own"
+)
+
 NEARLY = 1.05
 """R-hat up to which draws whose ESS passes are merely too few."""
 EFFECTIVE = 0.25
@@ -115,7 +121,7 @@ def judge(
         if kind != "point":
             notes.append("no ELPD-LOO: it needs the exact likelihood of every draw, not estimates")
     checks = tuple(sorted([*found, *also], key=lambda c: order_of_cause(c.name)))
-    word = decide(checks, kind)
+    word = decide(checks, "approximation" if getattr(info, "collapsed", False) else kind)
     return Verdict(
         verdict=word,
         headline=headline(word, checks, info),
@@ -175,7 +181,19 @@ def notes_of(info: Info, kind: str, stats: xr.Dataset) -> list[str]:
             notes.append(f"not checked, since the sampler records none: {', '.join(missing)}")
     elif _starts(info) == 1:
         notes.append("other optima not looked for: one start only")
+    if getattr(info, "collapsed", False):
+        notes += [COLLAPSED, *_spread(finals(info, "objectives"))]
     return [*notes, *info.notes]
+
+
+def _spread(scores: np.ndarray) -> list[str]:
+    """How far apart collapsed restarts ended, which never just agree."""
+    if scores.size < 2:
+        return []
+    return [
+        f"{scores.size} restarts ended between {scores.min():.6g} and {scores.max():.6g} nats; the "
+        "best is shown, and others may read as well"
+    ]
 
 
 def headline(word: str, checks: Sequence[Check], info: Info) -> str:
@@ -196,6 +214,8 @@ def headline(word: str, checks: Sequence[Check], info: Info) -> str:
     known = by_name.get("likelihood_known")
     if known is not None and not known.passed:
         text += f" The likelihood is not known: {known.where.partition(',')[0]}."
+    if getattr(info, "collapsed", False):
+        text += " One point, without uncertainty."
     if getattr(info, "one_mode", False):
         text += " Multimodality not tested: all chains started at one mode."
     if info.stopped == "interrupted":

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from storyzoo.inference.chees import ChEES as ChEES
     from storyzoo.inference.contrastive import Contrastive as Contrastive
     from storyzoo.inference.em import EM as EM
+    from storyzoo.inference.gibbs import Gibbs as Gibbs
     from storyzoo.inference.laplace import Laplace as Laplace
     from storyzoo.inference.map import MAP as MAP
     from storyzoo.inference.nuts import NUTS as NUTS
@@ -62,6 +63,7 @@ _HOMES = {
     "SVI": "storyzoo.inference.svi",
     "NUTS": "storyzoo.inference.nuts",
     "ChEES": "storyzoo.inference.chees",
+    "Gibbs": "storyzoo.inference.gibbs",
     "load": "storyzoo.datasets",
     "StoryzooError": "storyzoo.errors",
     "DataError": "storyzoo.errors",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from storyzoo import corpus
 from storyzoo.datasets.dataset import Dataset, fingerprint
 from storyzoo.datasets.standardise import Standardised
 from storyzoo.errors import DataError, nearest
@@ -61,7 +62,8 @@ def bind(
 
     Columns of a table match arguments of one dim by name; ``target`` names the column of the
     outcome; then a sole argument takes all columns of numbers that are left. A plain mapping goes
-    from argument to array, frame, series or number.
+    from argument to array, frame, series or number. A story of bags of words also takes a scipy
+    sparse matrix of counts (document, word), under any name.
 
     Raises DataError where an argument has no data, has the wrong rank or size, or holds text or
     infinite values.
@@ -76,9 +78,13 @@ def bind(
         found = _from_mapping(story, name, data.arrays, target)
     else:
         found = _from_mapping(story, name, data, target)
+    coords = _coords(story, found.values)
+    if isinstance(data, Dataset):
+        coords |= {dim: list(names) for dim, names in data.coords.items()}
     arrays = {key: _as_array(name, key, value) for key, value in found.values.items()}
     _check_sizes(story, name, arrays)
-    coords = _coords(story, found.values)
+    if _takes_corpus(story):
+        arrays |= corpus.checked(name, arrays, coords)
     digest = fingerprint({key: np.asarray(value) for key, value in arrays.items()})
     dataset = data if isinstance(data, Dataset) else None
     return Bound(arrays, coords, name, digest, found.columns, dataset, found.notes, found.target)
@@ -162,6 +168,8 @@ def _from_mapping(story: Story, name: str, data: Mapping[str, Any], target: str 
     if target is not None:
         raise DataError(f"{name} is no table: --target is for tables, name the array instead")
     known, needed = story.arguments(), required(story)
+    if len(data) == 1 and _takes_corpus(story) and hasattr(next(iter(data.values())), "tocsr"):
+        data = corpus.from_matrix(next(iter(data.values())))
     if len(data) == len(needed) == 1 and not set(data) & set(known):
         data = {needed[0]: next(iter(data.values()))}  # a sole array needs no name
     for key in data:
@@ -272,6 +280,11 @@ def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
     if table.shape[1] == 0:
         raise DataError(f"the frame has no column of numbers: it has {_listed(frame.columns)}")
     return table.astype(np.float64)
+
+
+def _takes_corpus(story: Story) -> bool:
+    """Whether a story takes counts without their zeros."""
+    return set(corpus.ARGUMENTS) <= set(story.arguments())
 
 
 def _single(story: Story) -> list[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from storyzoo.calibrate import Calibration
     from storyzoo.datasets.dataset import Dataset
+    from storyzoo.datasets.vocabulary import Reading
     from storyzoo.fit import Fit
     from storyzoo.inference.engine.method import Method
     from storyzoo.run import Comparison
@@ -164,11 +165,13 @@ def score(options: argparse.Namespace) -> int:
     import pandas as pd
 
     answer = _load_fit(Path(options.folder))
-    found = answer.log_density(_new_data(options.data))
+    found = answer.log_density(_new_data(options.data, answer))
     columns = {"log_density_nats": found.nats}
     if found.lower is not None and found.upper is not None:
         ends = {"se": found.se, "lower": found.lower, "upper": found.upper}
         columns |= {f"log_density_nats_{end}": values for end, values in ends.items()}
+    if found.sizes is not None:
+        columns[f"log_density_nats_per_{answer.story.observation}"] = found.nats / found.sizes
     sys.stderr.write(f"zoo: log_density_nats: {found.nature}\n")
     frame = pd.DataFrame(columns)
     frame.index = pd.RangeIndex(1, len(frame) + 1, name="row")
@@ -181,7 +184,7 @@ def impute(options: argparse.Namespace) -> int:
     from storyzoo.fit import as_frame
 
     answer = _load_fit(Path(options.folder))
-    found = answer.impute(_new_data(options.data), draws=options.draws, seed=options.seed)
+    found = answer.impute(_new_data(options.data, answer), draws=options.draws, seed=options.seed)
     frame = as_frame(found.mean, answer)
     if options.sd:
         frame = frame.join(as_frame(found.sd, answer).add_suffix("_sd"))
@@ -192,7 +195,7 @@ def impute(options: argparse.Namespace) -> int:
 def latent(options: argparse.Namespace) -> int:
     """``zoo latent``: what is hidden behind each row."""
     answer = _load_fit(Path(options.folder))
-    _write_csv(answer.latent(_new_data(options.data)), options.out, index=True)
+    _write_csv(answer.latent(_new_data(options.data, answer)), options.out, index=True)
     return 0
 
 
@@ -222,16 +225,17 @@ def _size(files: int, n_bytes: int) -> str:
 # -- what went in ------------------------------------------------------------------------------
 
 
-def _load(spec: str) -> Dataset:
+def _load(spec: str, reading: Reading | None = None) -> Dataset:
     """Data, with a line on stderr for whatever was left out."""
-    dataset = load(spec)
+    dataset = load(spec, reading)
     for note in dataset.notes:
         sys.stderr.write(f"zoo: {note}\n")
     return dataset
 
 
-def _new_data(spec: str | None) -> Dataset | None:
-    return None if spec is None else _load(spec)
+def _new_data(spec: str | None, answer: Fit) -> Dataset | None:
+    """Data for a fit; text is read as the fit's was."""
+    return None if spec is None else _load(spec, answer.reading)
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:

@@ -15,11 +15,12 @@ from xarray import DataTree
 
 from storyzoo.binding import Bound, bind
 from storyzoo.datasets.standardise import Standardised
+from storyzoo.datasets.vocabulary import Reading
 from storyzoo.errors import DataError, RefusedError, RunFolderError
 from storyzoo.folder import RunFolder
 from storyzoo.inference import load_method
 from storyzoo.inference.engine.groups import each_draw, thinned
-from storyzoo.inference.engine.heldout import Predictive, log_predictive
+from storyzoo.inference.engine.heldout import Completed, Predictive, log_predictive
 from storyzoo.inference.engine.hidden import discrete_posterior, hidden_means, impute
 from storyzoo.inference.engine.method import Info, Kind, Method
 from storyzoo.inference.engine.mixing import Mixing, mixing
@@ -36,6 +37,10 @@ from storyzoo.units import Units
 
 MOST_DRAWS = 400
 """Draws that scores, imputations and hidden sites are averaged over, evenly thinned."""
+
+
+MOST_FOLDED = 50
+"""Draws of the shared latents from which the latents of new examples are told."""
 
 
 class Imputed(NamedTuple):
@@ -70,6 +75,8 @@ class Fit:
     """Log predictive density of the rows held out; of a fit that was loaded see the summary."""
     fitted: Predictive | None = None
     """The same of the rows fitted."""
+    completed: Completed | None = None
+    """How well halves of the held-out examples foretell their other halves, where they can."""
     notes: tuple[str, ...] = ()
     folder: Path | None = None
     _draws: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
@@ -83,6 +90,12 @@ class Fit:
     def data_name(self) -> str:
         """Name of the data set or file."""
         return str(self.description["data"]["name"])
+
+    @property
+    def reading(self) -> Reading | None:
+        """How text became counts, where it was text: ``load(file, fit.reading)`` does the same."""
+        record = self.description.get("reading")
+        return None if record is None else Reading.from_record(record)
 
     @property
     def structure(self) -> Structure:
@@ -145,6 +158,8 @@ class Fit:
 
     def impute(self, data: Any = None, draws: int = 100, seed: int = 0) -> Imputed:
         """The data with every missing value filled by its posterior predictive mean and sd."""
+        if self.story.ragged:
+            raise RefusedError(f"{self.story.name} counts what there is: nothing can be missing")
         target = self._target_of(data)
         rng = np.random.default_rng(seed)
         parameters = self.latents(draws)
@@ -166,10 +181,14 @@ class Fit:
     def latent(self, data: Any = None) -> pd.DataFrame:
         """What is hidden: probabilities of every label, or mean and sd of continuous sites.
 
-        Discrete sites are exact given each draw and averaged over draws. Raises RefusedError
-        where the story hides nothing of single examples.
+        Discrete sites are exact given each draw and averaged over draws; latents of single
+        examples are the fit's own draws, else those of the story's fold-in given the shared
+        latents. Raises RefusedError where the story hides nothing of single examples.
         """
         target = self._target_of(data)
+        if self.story.has("fold_in"):
+            own = data is None and self.kind != "point"
+            return self._local_frame() if own else self._folded_frame(target)
         if target.structure.discrete:
             found = discrete_posterior(target, self.latents(MOST_DRAWS))
             frames = [_label_frame(name, p, target) for name, p in found.items()]
@@ -193,15 +212,31 @@ class Fit:
         return pd.DataFrame(columns, index=None if rows is None else pd.Index(rows))
 
     def _local_frame(self) -> pd.DataFrame:
-        columns = {}
-        for name, site in self.structure.local.items():
-            values = self.tree["posterior"][name]
-            others = [dim for dim in site.dims if dim != self.story.examples]
-            if others:
-                continue
-            columns[name] = values.mean(["chain", "draw"]).values
-            columns[f"{name}_sd"] = values.std(["chain", "draw"]).values
-        return pd.DataFrame(columns, index=pd.Index(self.coords[str(self.story.examples)]))
+        values = {name: self.tree["posterior"][name] for name in self.structure.local}
+        moments = {
+            name: (np.asarray(v.mean(["chain", "draw"])), np.asarray(v.std(["chain", "draw"])))
+            for name, v in values.items()
+        }
+        return _moments_frame(moments, self.target)
+
+    def _folded_frame(self, target: Target) -> pd.DataFrame:
+        """Means and deviations given each draw of the shared latents, put together over draws."""
+        means: dict[str, list[np.ndarray]] = {}
+        squares: dict[str, list[np.ndarray]] = {}
+        draws = self.latents(MOST_FOLDED)
+        with target.context():
+            for latents in each_draw(draws):
+                found = self.story.fold_in(latents, target.data)
+                for name, q in (found or {}).items():
+                    means.setdefault(name, []).append(q.mean.cpu().numpy())
+                    second = q.variance + q.mean.square()
+                    squares.setdefault(name, []).append(second.cpu().numpy())
+        moments = {}
+        for name, of_draws in means.items():
+            mean = np.mean(of_draws, 0)
+            variance = np.mean(squares[name], 0) - mean**2
+            moments[name] = mean, np.sqrt(variance.clip(min=0))
+        return _moments_frame(moments, target)
 
     def latents(self, most: int) -> dict[str, np.ndarray]:
         """At most so many draws ``(S, *shape)`` of the parameters, in the units of the fit."""
@@ -215,10 +250,30 @@ class Fit:
             return self.target
         bound = bind(self.story, data, self.description["data"].get("target"))
         self._check_columns(bound)
+        self._check_vocabulary(bound)
         arrays = bound.arrays if bound.standardised else self.units.standard(bound.arrays)
-        return make_target(
+        target = make_target(
             self.story, arrays, device=self.target.device, coords=bound.coords, to_fit=False
         )
+        self._check_shared(target, bound.name)
+        return target
+
+    def _check_shared(self, target: Target, name: str) -> None:
+        """What all examples share must be of the same things: the same vocabulary."""
+        for site, own in target.structure.sites.items():
+            known = self.structure.sites[site]
+            if own.kind != "latent" or own.local:
+                continue
+            for dim, size, wanted in zip(own.dims, own.sizes, known.sizes, strict=True):
+                if size != wanted:
+                    raise DataError(f"{name}: it has {size} {dim}s, but the fit was to {wanted}")
+                given, had = target.structure.coords[dim], self.coords[dim]
+                if given.dtype.kind == had.dtype.kind and not np.array_equal(given, had):
+                    place = int((given != had).argmax())
+                    raise DataError(
+                        f"{name}: {dim} {place} is {str(given[place])!r}, but {str(had[place])!r} "
+                        "in the fit: read the data in the same way"
+                    )
 
     def _check_columns(self, bound: Bound) -> None:
         for name, dims in self.story.data_dims.items():
@@ -233,6 +288,16 @@ class Fit:
                         f"{bound.name}: '{name}' has {dim}s {given or size}, but the fit was to "
                         f"{list(map(str, known))}"
                     )
+
+    def _check_vocabulary(self, bound: Bound) -> None:
+        given = bound.dataset.reading if bound.dataset else None
+        if self.reading is None or given is None:
+            return
+        if (given.vocabulary, given.n_words) != (self.reading.vocabulary, self.reading.n_words):
+            raise DataError(
+                f"{bound.name}: was not read by the vocabulary of the fit: use load(file, "
+                "fit.reading)"
+            )
 
     # -- files and pages -----------------------------------------------------------------
 
@@ -374,8 +439,27 @@ def _stored_target(story: Story, tree: DataTree, units: Units, device: str) -> T
                 array = values[name].values
                 arrays[str(name)] = array.item() if array.ndim == 0 else array
             coords |= {str(dim): list(c.values) for dim, c in values.coords.items()}
+    shared = {str(dim): list(c.values) for dim, c in tree["posterior"].coords.items()}
     ordered = {name: arrays[name] for name in story.arguments() if name in arrays}
-    return make_target(story, units.standard(ordered), device=device, coords=coords)
+    return make_target(story, units.standard(ordered), device=device, coords=shared | coords)
+
+
+def _moments_frame(
+    moments: Mapping[str, tuple[np.ndarray, np.ndarray]], target: Target
+) -> pd.DataFrame:
+    """A row per example: mean and sd of its latents, a column for each element of a vector."""
+    examples, columns = str(target.story.examples), {}
+    for name, (mean, sd) in moments.items():
+        others = [dim for dim in target.structure.sites[name].dims if dim != examples]
+        if len(others) > 1:
+            continue
+        if not others:
+            columns[name], columns[f"{name}_sd"] = mean, sd
+            continue
+        labels = target.structure.coords[others[0]]
+        columns |= {f"{name}[{k}]": mean[:, i] for i, k in enumerate(labels)}
+        columns |= {f"{name}_sd[{k}]": sd[:, i] for i, k in enumerate(labels)}
+    return pd.DataFrame(columns, index=pd.Index(target.structure.coords[examples], name=examples))
 
 
 def _label_frame(name: str, probabilities: np.ndarray, target: Target) -> pd.DataFrame:
@@ -393,7 +477,13 @@ def _label_frame(name: str, probabilities: np.ndarray, target: Target) -> pd.Dat
 
 
 def as_frame(values: Mapping[str, np.ndarray], fit: Fit) -> pd.DataFrame:
-    """Arrays by argument as one table: a column per argument, or per feature of it."""
+    """Arrays by argument as one table: a column per argument, or per feature of it.
+
+    What is ragged has a row per entry, with the number of its example, counted from 1; an argument
+    called like a dim (``word``) is shown by that dim's names.
+    """
+    if fit.story.ragged:
+        return _entries(values, fit)
     columns: dict[str, np.ndarray] = {}
     for name, value in values.items():
         dims = fit.story.data_dims.get(name, ())
@@ -405,4 +495,15 @@ def as_frame(values: Mapping[str, np.ndarray], fit: Fit) -> pd.DataFrame:
         else:
             flat = value.reshape(len(value), -1)
             columns |= {f"{name}[{i}]": flat[:, i] for i in range(flat.shape[1])}
+    return pd.DataFrame(columns)
+
+
+def _entries(values: Mapping[str, np.ndarray], fit: Fit) -> pd.DataFrame:
+    """A row for every entry of the examples' pieces."""
+    dim, length = next(iter(fit.story.ragged.items()))
+    numbers = np.arange(1, len(values[length]) + 1).repeat(values[length])
+    columns = {str(fit.story.examples): numbers}
+    for name, value in values.items():
+        if fit.story.data_dims.get(name) == (dim,):
+            columns[name] = fit.coords[name][value] if name in fit.coords else value
     return pd.DataFrame(columns)

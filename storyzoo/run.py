@@ -28,7 +28,13 @@ from storyzoo.inference import load_method
 from storyzoo.inference.engine.checkpoint import write_atomically
 from storyzoo.inference.engine.estimated import why_unknown
 from storyzoo.inference.engine.groups import complete, merged, thinned, with_deterministic
-from storyzoo.inference.engine.heldout import Predictive, fitted_scores, log_predictive
+from storyzoo.inference.engine.heldout import (
+    Completed,
+    Predictive,
+    fitted_scores,
+    log_completion,
+    log_predictive,
+)
 from storyzoo.inference.engine.method import Method
 from storyzoo.inference.engine.progress import Progress
 from storyzoo.inference.engine.relabelling import relabel
@@ -127,7 +133,7 @@ def _split(
         if holdout is None:
             return everything, None
         raise SettingError(f"{whole.story.name} has no independent examples to hold out")
-    if whole.structure.local and holdout is None:
+    if whole.structure.local and not whole.story.has("fold_in") and holdout is None:
         return everything, None
     if holdout is None and bound.test_rows is not None:
         return np.setdiff1d(everything, bound.test_rows), bound.test_rows
@@ -145,6 +151,8 @@ def refuse(method: Method, task: Task) -> None:
 
 def describe(task: Task, method: Method, seed: int, holdout: float | None) -> dict[str, Any]:
     """All that goes into a run, as ``fit.json`` keeps it."""
+    reading = task.bound.dataset.reading if task.bound.dataset else None
+    text = {} if reading is None else {"reading": reading.as_record()}
     return {
         "format": FORMAT,
         "story": describe_story(task.story),
@@ -161,6 +169,7 @@ def describe(task: Task, method: Method, seed: int, holdout: float | None) -> di
         "seed": seed,
         "device": task.train.device,
         "versions": versions(),
+        **text,  # last, for its vocabulary is long
     }
 
 
@@ -215,7 +224,8 @@ def _fitted(
     ]
     tree = with_deterministic(labelled.tree, task.train)
     tree, said = complete(tree, task.train, seed)
-    heldout = _score(task, draws_of(task.train.structure, tree["posterior"]), seed)
+    draws = draws_of(task.train.structure, tree["posterior"])
+    heldout, completed = _score(task, draws, seed), _completed(task, draws)
     scores = _story_scores(task.train, method, tree)
     tree = task.units.shown(tree)
     answer = Fit(
@@ -233,6 +243,7 @@ def _fitted(
         labels=task.labels,
         heldout=heldout,
         fitted=fitted_scores(tree, task.train),
+        completed=completed,
         notes=(*task.bound.notes, *task.story.remarks(task.train.data), *notes, *said),
     )
     answer.summary = summary_of(answer)
@@ -256,6 +267,13 @@ def _score(task: Task, draws: Mapping[str, np.ndarray], seed: int) -> Predictive
     found = log_predictive(task.test, thinned(draws, len(next(iter(merged(draws).values())))), seed)
     observed = {n: np.asarray(task.test.data[n].cpu()) for n in task.test.structure.outcomes}
     return found.moved(task.units.log_volume(observed))
+
+
+def _completed(task: Task, draws: Mapping[str, np.ndarray]) -> Completed | None:
+    """How well halves of the held-out rows foretell the others; the same halves in every fit."""
+    if task.test is None or not draws:
+        return None
+    return log_completion(task.test, merged(draws), SPLIT_SEED)
 
 
 # -- comparison --------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from ctypes import CDLL
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from torch import Generator, Tensor
@@ -25,6 +27,68 @@ class Expectation(NamedTuple):
     """Scalar, nats: ``sum_n log p(x_n | latents)``; under hard EM the joint at the best label."""
     statistics: dict[str, Tensor]
     """Expected sufficient statistics, additive over the examples."""
+    by_example: Mapping[str, Tensor] = MappingProxyType({})
+    """Those of the latents of single examples, ``(N, …)``: joined over chunks, not added."""
+
+
+class Completion(NamedTuple):
+    """Half of each example foretold from its other half."""
+
+    nats: Tensor
+    """(N,): log probability of the half that was not seen."""
+    size: Tensor
+    """(N,): observations in that half; zero where an example is too small to be halved."""
+
+
+class Sweep(NamedTuple):
+    """What one pass of a collapsed ascent over all examples yields."""
+
+    score: float
+    """Nats: log probability of every observation given all others, as the ascent has it."""
+    change: float
+    """Mean share of a label's weight that moved, between 0 and 1."""
+
+
+class Collapsed(Protocol):
+    """An ascent in the weights of discrete labels alone, the continuous latents integrated out.
+
+    It changes as it goes; :meth:`state` and :meth:`restore` are for checkpoints.
+    """
+
+    def sweep(self) -> Sweep:
+        """One pass over the examples."""
+
+    def latents(self) -> dict[str, Tensor]:
+        """What the weights say of the continuous sites: their posterior means."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that continues."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state."""
+
+
+class GibbsChain(Protocol):
+    """A chain of Gibbs sweeps, on the processor, which changes as it goes.
+
+    Continuous latents may be integrated out of it. :meth:`state` and :meth:`restore` are for
+    checkpoints; the generator is kept by whoever calls.
+    """
+
+    def sweep(self, rng: np.random.Generator) -> None:
+        """Move everything once, leaving the posterior as it is."""
+
+    def draw(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Every continuous latent site: one exact draw given where the chain is."""
+
+    def log_joint(self) -> float:
+        """Log joint density of the data and where the chain is, nats."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that continues."""
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a state."""
 
 
 class LikelihoodEstimate(NamedTuple):
@@ -79,8 +143,12 @@ class Story:
     - ``event_dims``: site -> names of its event dims. Batch dims are the plates around it. A dim
       that stands twice needs two names: ``("state", "next_state")``.
     - ``examples``: the dim over which rows are independent, along which data can be sliced.
+    - ``ragged``: a dim that holds the examples' pieces end to end -> the argument that says how
+      long each piece is; ``{"entry": "length"}`` for the words of documents.
+    - ``observation``: what an example is made of, ``"word"``, where scores are usual by that.
     - ``exchangeable``: group -> the dims that one relabelling permutes together.
     - ``label_values``: discrete site -> the group whose labels are its values.
+    - ``sweeps_source``: C that :meth:`sweeps` calls, as the text of one translation unit.
     - ``identified``: sites (deterministic ones too) on which R-hat is judged where parameters
       have symmetries that no relabelling mends.
     - ``units``: site -> how it follows the units of the data under ``y -> (y - shift) / scale``:
@@ -92,11 +160,14 @@ class Story:
     """
 
     name: ClassVar[str] = ""
+    observation: ClassVar[str] = ""
     dtype: ClassVar[str] = "float64"
     data_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     examples: ClassVar[str | None] = None
+    ragged: ClassVar[Mapping[str, str]] = {}
     exchangeable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     label_values: ClassVar[Mapping[str, str]] = {}
+    sweeps_source: ClassVar[str] = ""
     identified: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -138,6 +209,7 @@ class Story:
     def expect(self, latents: Latents, data: Data, hard: bool) -> Expectation | None:
         """The E-step with its own sufficient statistics, for a chunk of the examples.
 
+        Latents of single examples come for the chunk alone.
         Where absent, the statistics that :meth:`maximise` gets are the responsibilities:
         ``{site: (number of values, *batch shape)}``.
         """
@@ -149,7 +221,12 @@ class Story:
         """The closed M-step: latents that maximise the expected complete log joint.
 
         ``prior`` says whether the priors of the global sites count (``objective="posterior"``).
+        It tells of every continuous site, those of single examples too, where there are some.
         """
+        return None
+
+    def collapse(self, data: Data, rng: np.random.Generator) -> Collapsed | None:
+        """A collapsed ascent from a random start, for EM with ``collapsed``."""
         return None
 
     def marginal(self, latents: Latents, data: Data) -> Tensor | None:
@@ -159,6 +236,31 @@ class Story:
         """
         return None
 
+    def sizes(self, data: Data) -> Tensor | None:
+        """(N,): of how many observations each example is made, where ``observation`` names one."""
+        return None
+
+    def fold_in(self, latents: Latents, data: Data) -> dict[str, Distribution] | None:
+        """Approximate posterior of the latents of single examples that no fit has seen.
+
+        One distribution for each such site, by example, given the shared latents alone.
+        """
+        return None
+
+    def complete(
+        self, draws: Iterable[Latents], data: Data, rng: np.random.Generator
+    ) -> Completion | None:
+        """Half of each example, chosen by ``rng``, foretold from the other, given shared latents.
+
+        The probability of an observation is averaged over the draws.
+        """
+        return None
+
+    def as_data(self, drawn: Latents, data: Data) -> dict[str, Tensor] | None:
+        """Simulated values by site as arguments of the model, where a site observes something
+        computed from them (which it names by ``infer={"observes": argument}``)."""
+        return None
+
     def step(self, latents: Latents, state: Any) -> tuple[Distribution, Any] | None:
         """Distribution of the next observation of a sequence, and the state after it.
 
@@ -166,8 +268,12 @@ class Story:
         """
         return None
 
-    def sweep(self, latents: Latents, data: Data, rng: np.random.Generator) -> Any:
-        """One Gibbs sweep over the latent sites."""
+    def sweeps(self, data: Data, rng: np.random.Generator, code: CDLL | None) -> GibbsChain | None:
+        """A chain of Gibbs sweeps from a random start.
+
+        ``code`` is :attr:`sweeps_source` in machine code; None where there is no compiler, or no
+        source: then the sweeps have to do without.
+        """
         return None
 
     def intractable(self) -> str | None:

@@ -24,6 +24,7 @@ from storyzoo.models import autoregression
 from storyzoo.models.distributions.flat import Flat
 from storyzoo.models.eight_schools import EightSchools
 from storyzoo.models.gmm import GaussianMixture
+from storyzoo.models.lda import LatentDirichletAllocation
 from storyzoo.models.linear_regression import LinearRegression
 from storyzoo.models.logistic_regression import LogisticRegression
 from storyzoo.models.ordered_mixture import OrderedMixture
@@ -203,6 +204,15 @@ def full_mixture_by_hand(point: Point, data: dict[str, Any]) -> np.ndarray:
     return np.array(totals)
 
 
+def words_by_hand(point: Point, data: dict[str, Any]) -> np.ndarray:
+    """Word by word: each is of some topic of its document's mixture."""
+    totals, entries = [], list(zip(data["word"], data["count"], strict=True))
+    for mixture, length in zip(point["mixture"], data["length"], strict=True):
+        own, entries = entries[:length], entries[length:]
+        totals.append(sum(n * np.log(mixture @ point["topics"][:, v]) for v, n in own))
+    return np.array(totals)
+
+
 def log_normal(y: Any, loc: Any, scale: Any) -> np.ndarray:
     """Log density of a normal, zero for what is missing."""
     return np.asarray(np.nan_to_num(stats.norm.logpdf(y, loc, scale), neginf=-np.inf))
@@ -372,5 +382,20 @@ CASES = [
             "hidden_bias": np.array([-0.5, 0.8]),
         },
         boltzmann_by_hand,
+    ),
+    Case(
+        LatentDirichletAllocation(n_topics=2, alpha=1.5, eta=1.2),
+        {
+            "length": np.array([3, 1, 2]),
+            "word": np.array([0, 1, 3, 2, 0, 4]),
+            "count": np.array([2, 1, 1, 3, 1, 2]),
+            "n_words": 5,
+        },
+        {
+            "topics": np.array([[0.5, 0.2, 0.1, 0.15, 0.05], [0.05, 0.1, 0.5, 0.05, 0.3]]),
+            "mixture": np.array([[0.8, 0.2], [0.1, 0.9], [0.4, 0.6]]),
+        },
+        words_by_hand,
+        coords={"word": ["ant", "bee", "cat", "dog", "elk"]},
     ),
 ]

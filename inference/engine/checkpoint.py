@@ -75,8 +75,10 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Forget this checkpoint and its children: the run has ended."""
-        for path in self.path.parent.glob(f"{self.path.stem}*{self.path.suffix}"):
-            path.unlink(missing_ok=True)
+        name = f"{self.path.stem}*{self.path.suffix}"
+        for pattern in (name, f".{name}.*"):  # the latter of a process that was killed in writing
+            for path in self.path.parent.glob(pattern):
+                path.unlink(missing_ok=True)
 
 
 def numpy_state(rng: np.random.Generator) -> np.ndarray:

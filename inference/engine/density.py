@@ -26,6 +26,7 @@ from storyzoo.inference.engine.factors import (
     run_model,
     slice_examples,
     slice_local,
+    tied,
 )
 from storyzoo.inference.engine.functional import functional_pyro
 from storyzoo.inference.engine.ladder import Ladder, Rung
@@ -116,7 +117,7 @@ class LogDensity:
             value = slot.transform(piece)
             if self.jacobian:
                 change = slot.transform.log_abs_det_jacobian(piece, value)
-            elif site.softmax_basis:
+            elif site.softmax_basis and (self.prior or site.local):
                 change = value.log()
             else:
                 continue
@@ -237,8 +238,7 @@ class LogDensity:
         return tuple(trace.nodes[name]["value"].expand(site.shape) for name, site in sites.items())
 
     def _is_shared(self) -> bool:
-        examples = self.story.examples
-        return any(examples not in site.plates for site in self.structure.discrete.values())
+        return bool(tied(self.story, self.structure))
 
     def on_rows(self, index: Tensor) -> Callable[[Tensor], Tensor]:
         """The density estimated from some of the examples: prior + N / |rows| times their part.
@@ -315,23 +315,34 @@ class LogDensity:
         return function
 
     def _traced(self, name: str) -> Callable[..., Any]:
+        function = self._plain(name)
+        try:
+            return trace_function(function, self._spread(generator_of(0), (0.1, 0.5, 1.0)))
+        except UntraceableError:
+            return function
+
+    def _plain(self, name: str) -> Callable[[Tensor], Any]:
         functions: dict[str, Callable[[Tensor], Any]] = {
             "value": lambda q: self._value(q),
             "parts": lambda q: tuple(self.parts(q)),
             "priors": lambda q: self._priors(q),
             "deterministic": lambda q: self._deterministic(q),
         }
-        try:
-            return trace_function(functions[name], self._spread(generator_of(0), (0.1, 0.5, 1.0)))
-        except UntraceableError:
-            return functions[name]
+        return functions[name]
 
     def _mapped(self, name: str, q: Tensor) -> Any:
-        """A function at many points: a graph over a block of points at once, or one by one."""
+        """A function at many points: a graph over a block of points at once, or one by one.
+
+        A single point is not worth a trace, which takes several runs of the model.
+        """
+        if len(q) == 1 and name not in self._compiled:
+            with self.running():
+                return _stacked([self._plain(name)(q[0])])
         return self._by_blocks(name, self._function(name), q)
 
     def _by_blocks(self, name: str, function: Callable[..., Any], q: Tensor) -> Any:
-        mapped = None if len(q) == 1 else self._block_function(name, function)
+        # A graph over a block pays from a few points on.
+        mapped = self._block_function(name, function) if len(q) > 1 else None
         if mapped is None:
             with self.running():
                 return _stacked([function(row) for row in q])

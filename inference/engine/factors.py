@@ -61,7 +61,19 @@ class ValueMessenger(Messenger):
         if msg["name"] in self._values:
             msg["value"], msg["done"] = self._values[msg["name"]], True
         elif self._first_label and getattr(msg["fn"], "has_enumerate_support", False):
-            msg["value"], msg["done"] = msg["fn"].enumerate_support(expand=True)[0], True
+            fn = msg["fn"]
+            first = fn.enumerate_support(expand=False)[0]
+            msg["value"], msg["done"] = first.expand(fn.batch_shape + fn.event_shape), True
+
+
+def tied(story: Story, structure: Structure) -> tuple[str, ...]:
+    """Discrete sites outside the plate of the examples, whose sum can't be split by example.
+
+    None where the story sums them out itself.
+    """
+    if story.has("marginal"):
+        return ()
+    return tuple(n for n, s in structure.discrete.items() if story.examples not in s.plates)
 
 
 def run_model(
@@ -140,15 +152,37 @@ def _by_example(log_prob: Tensor, node: Any, structure: Structure) -> Tensor:
 
 
 def slice_examples(story: Story, data: Data, index: Tensor) -> dict[str, Any]:
-    """The rows of the data at ``index``; arguments without the examples' dim stay whole."""
+    """The rows of the data at ``index``, and their pieces of what is ragged.
+
+    Arguments without the examples' dim or a ragged one stay whole.
+    """
+    places: dict[str | None, Tensor] = {
+        dim: pieces(data[length], index.to(data[length].device))
+        for dim, length in story.ragged.items()
+    }
+    places[story.examples] = index
     sliced = {}
     for name, value in data.items():
         dims = story.data_dims.get(name, ())
-        if isinstance(value, Tensor) and story.examples in dims:
-            sliced[name] = value.index_select(dims.index(story.examples), index.to(value.device))
+        along = next((dim for dim in dims if dim in places), None)
+        if isinstance(value, Tensor) and along is not None:
+            rows = places[along].to(value.device)
+            sliced[name] = value.index_select(dims.index(along), rows)
         else:
             sliced[name] = value
     return sliced
+
+
+def pieces(length: Tensor, index: Tensor) -> Tensor:
+    """Where the pieces at ``index`` (B,) lie, end to end, given the lengths (N,) of all pieces.
+
+    >>> pieces(torch.tensor([2, 3, 1]), torch.tensor([2, 0]))
+    tensor([5, 0, 1])
+    """
+    chosen = length[index]
+    begin = (length.cumsum(0) - length)[index]
+    shift = begin - (chosen.cumsum(0) - chosen)
+    return torch.arange(int(chosen.sum()), device=length.device) + shift.repeat_interleave(chosen)
 
 
 def slice_local(latents: Latents, structure: Structure, index: Tensor) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from storyzoo.inference.engine.estimated import (
     estimates,
     why_unknown,
 )
+from storyzoo.inference.engine.factors import tied
 from storyzoo.inference.engine.mixing import mixing
 from storyzoo.inference.engine.simulation import Simulator
 from storyzoo.inference.engine.target import Target
@@ -100,11 +101,9 @@ def likelihoods(
     density = target.density(jacobian=False)
     leading = next(iter(draws.values())).shape[:2]
     groups = _log_prior(target, draws)
-    tied = [
-        n for n, s in target.structure.discrete.items() if target.story.examples not in s.plates
-    ]
-    if target.story.examples is not None and tied:
-        notes.append(f"no pointwise log likelihood: '{tied[0]}' ties the examples together")
+    ties = tied(target.story, target.structure)
+    if target.story.examples is not None and ties:
+        notes.append(f"no pointwise log likelihood: '{ties[0]}' ties the examples together")
         return groups
     flat = flat_draws(density, merged(draws))
     pointwise = density.log_likelihood(flat).detach().cpu().numpy().reshape(*leading, -1)
@@ -183,6 +182,7 @@ def _predictions(
 ) -> dict[str, dict[str, np.ndarray]]:
     simulator = Simulator(target)
     cells = sum(t.numel() for t in target.data.values() if isinstance(t, Tensor))
+    cells += sum(int(np.prod(site.shape)) for site in target.structure.latents.values())
     count = min(PREDICTIVE_DRAWS, MOST_ELEMENTS // max(1, 4 * cells))
     if target.story.intractable() is not None:  # each data set takes chains of its own
         count = min(count, ESTIMATED_DRAWS)
@@ -191,7 +191,10 @@ def _predictions(
         return {}
     groups = {}
     reason = simulator.refuses()
-    if reason is None:
+    ragged = bool(target.story.ragged)
+    if ragged:
+        notes.append("no predictive draws are kept: their sizes differ from draw to draw")
+    elif reason is None:
         rng = np.random.default_rng([seed, 1])
         chosen = thinned(draws, count)
         simulated = [simulator.sites(one, rng)[0] for one in each_draw(chosen)]
@@ -204,7 +207,8 @@ def _predictions(
     if reason is None:
         rng = np.random.default_rng([seed, 2])
         drawn = [simulator.prior(rng) for _ in range(count)]
-        groups["prior_predictive"] = _observed(target, drawn)
+        if not ragged:
+            groups["prior_predictive"] = _observed(target, drawn)
         groups["prior"] = by_dims(
             target.structure,
             {n: _stack([one[n] for one in drawn]) for n in target.structure.latents},

@@ -21,10 +21,11 @@ import numpy.typing as npt
 import torch
 from pyro import poutine
 from scipy.special import logsumexp, softmax
+from torch.distributions import Distribution
 from xarray import DataArray, DataTree
 
 from storyzoo.inference.engine.estimated import BOUNDS, ESTIMATED_DRAWS, Estimates, estimates
-from storyzoo.inference.engine.factors import ValueMessenger, site_log_probs
+from storyzoo.inference.engine.factors import ValueMessenger, parts_of, site_log_probs
 from storyzoo.inference.engine.groups import each_draw, flat_draws, thinned
 from storyzoo.inference.engine.missing import ObservedMessenger
 from storyzoo.inference.engine.target import Target
@@ -34,6 +35,10 @@ Array = npt.NDArray[np.float64]
 
 NESTED = 2000
 """Densities averaged per example where latents are drawn anew: so many draws over all theta_s."""
+PROPOSED = 200
+"""The same where they are drawn from the story's own fold-in, which comes near to them."""
+MOST_COMPLETED = 50
+"""Draws of the shared latents from which halves of examples are foretold."""
 BLOCKS = 20
 """Runs of neighbouring draws whose means give the Monte Carlo error, autocorrelation and all."""
 AT_ONCE = 2_000_000
@@ -71,6 +76,55 @@ class Predictive(NamedTuple):
         lower, upper = (None if end is None else end + nats for end in (self.lower, self.upper))
         return self._replace(nats=self.nats + nats, lower=lower, upper=upper)
 
+    sizes: Array | None = None
+    """(N,): observations that each example is made of, where the story names them."""
+
+
+class Completed(NamedTuple):
+    """Halves of examples foretold from their other halves, by observation."""
+
+    nats: float
+    """Per observation that was not seen: ``sum_n nats_n / sum_n size_n``."""
+    se: float
+    """Standard error over the examples, of the ratio of two sums."""
+    observation: str
+    """What an observation is: ``word``."""
+
+    @property
+    def perplexity(self) -> float:
+        """``exp(-nats)``: among how many equally likely observations one is left to guess."""
+        return float(np.exp(-self.nats))
+
+
+def log_completion(
+    target: Target, draws: Mapping[str, np.ndarray], seed: int = 0
+) -> Completed | None:
+    """How well half of each example foretells the other, given draws ``(S, *shape)`` by site.
+
+    Only the shared latents are read; which half is seen is drawn by ``seed``, so that every method
+    is asked the same. None for a story whose examples can't be halved. The error is
+    ``sqrt(N / (N - 1) sum_n (nats_n - r size_n)^2) / sum_n size_n`` with the ratio r.
+    """
+    if not target.story.has("complete"):
+        return None
+    shared = {n: v for n, v in draws.items() if n not in target.structure.local}
+    size = len(next(iter(shared.values())))
+    chosen = np.unique(np.linspace(0, size - 1, min(size, MOST_COMPLETED)).round().astype(int))
+    with target.context(), torch.no_grad():
+        found = target.story.complete(
+            each_draw({n: v[chosen] for n, v in shared.items()}),
+            target.data,
+            np.random.default_rng([seed, 4]),
+        )
+    assert found is not None
+    nats, sizes = (np.asarray(values.cpu(), dtype=np.float64) for values in found)
+    if not sizes.sum():
+        return None
+    ratio, n = nats.sum() / sizes.sum(), len(nats)
+    spread = np.square(nats - ratio * sizes).sum() * n / max(1, n - 1)
+    se = float(np.sqrt(spread) / sizes.sum()) if n > 1 else float("nan")
+    return Completed(float(ratio), se, target.story.observation)
+
 
 def log_predictive(target: Target, draws: Mapping[str, np.ndarray], seed: int = 0) -> Predictive:
     """Log predictive density of the target's examples given draws ``(S, *shape)`` by site.
@@ -89,11 +143,15 @@ def _log_predictive(target: Target, draws: Mapping[str, np.ndarray], seed: int) 
         few = thinned({n: v[None] for n, v in shared.items()}, ESTIMATED_DRAWS)
         return averaged_estimates(estimates(target, few, seed))
     if target.structure.local:
-        runs = _drawn_anew(target, shared, np.random.default_rng([seed, 3]))
-        count = size * _repeats(size)
+        rng = np.random.default_rng([seed, 3])
+        repeats = _repeats(target, size)
+        anew = _proposed if target.story.has("fold_in") else _drawn_anew
+        runs, count = anew(target, shared, repeats, rng), size * repeats
     else:
         runs, count = _given(target, shared, size), size
-    return _averaged(runs, count, target.n_examples)
+    sizes = target.story.sizes(target.data)
+    found = _averaged(runs, count, target.n_examples)
+    return found if sizes is None else found._replace(sizes=np.asarray(sizes.cpu(), dtype=float))
 
 
 def fitted_scores(tree: DataTree, target: Target) -> Predictive | None:
@@ -122,9 +180,12 @@ def _rows(array: DataArray) -> Array:
 
 
 def discrete_values(target: Target) -> Array | None:
-    """(N,): how many values of each example are observed; None unless all are discrete."""
+    """(N,): how many values of each example are observed; None unless all are discrete and lie
+    along the examples."""
     sites = target.structure.observed.values()
     if not sites or not all(site.support.is_discrete and site.argument for site in sites):
+        return None
+    if target.story.ragged:
         return None
     total = np.zeros(target.n_examples)
     for name in target.structure.outcomes:
@@ -166,21 +227,47 @@ def _given(target: Target, draws: Mapping[str, np.ndarray], size: int) -> Iterat
         yield density.log_likelihood(flat).detach().cpu().numpy().astype(np.float64)
 
 
-def _repeats(size: int) -> int:
+def _repeats(target: Target, size: int) -> int:
     """How often the latents of single examples are drawn for each of so many draws."""
-    return max(1, round(NESTED / size))
+    return max(1, round((PROPOSED if target.story.has("fold_in") else NESTED) / size))
 
 
 def _drawn_anew(
-    target: Target, draws: Mapping[str, np.ndarray], rng: np.random.Generator
+    target: Target, draws: Mapping[str, np.ndarray], repeats: int, rng: np.random.Generator
 ) -> Iterator[Array]:
     """The same with the examples' own latents, continuous and discrete, drawn from their prior."""
-    size = len(next(iter(draws.values()))) if draws else 1
     with target.context():
         torch.manual_seed(int(rng.integers(2**31)))
         for latents in each_draw(draws) if draws else [{}]:
-            rows = [_likelihood_of_a_draw(target, latents) for _ in range(_repeats(size))]
+            rows = [_likelihood_of_a_draw(target, latents) for _ in range(repeats)]
             yield np.stack(rows)
+
+
+def _proposed(
+    target: Target, draws: Mapping[str, np.ndarray], repeats: int, rng: np.random.Generator
+) -> Iterator[Array]:
+    """The same with the examples' own latents drawn from the story's fold-in q, weighted by p / q.
+
+    ``log p(x_n | l) + log p(l | theta_s) - log q(l)``: as unbiased as draws from the prior, and
+    nearer wherever an example says much about its latents.
+    """
+    with target.context(), torch.no_grad():
+        torch.manual_seed(int(rng.integers(2**31)))
+        for latents in each_draw(draws):
+            found = target.story.fold_in(latents, target.data)
+            assert found is not None
+            rows = [_weighted_draw(target, latents, found) for _ in range(repeats)]
+            yield np.stack(rows)
+
+
+def _weighted_draw(target: Target, latents: Latents, proposal: Mapping[str, Distribution]) -> Array:
+    """(N,): log of the joint of examples and their latents, over the density they are drawn by."""
+    drawn = {name: q.sample() for name, q in proposal.items()}
+    parts = parts_of(target.story, target.data, {**latents, **drawn}, target.structure)
+    total = parts.local_prior + parts.log_likelihood
+    for name, q in proposal.items():
+        total = total - q.log_prob(drawn[name])
+    return total.cpu().numpy().astype(np.float64)
 
 
 def _likelihood_of_a_draw(target: Target, latents: Latents) -> Array:

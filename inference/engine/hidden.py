@@ -59,6 +59,8 @@ def impute(target: Target, latents: Latents, rng: np.random.Generator) -> dict[s
     exact joint posterior and the missing values given them. Raises RefusedError where latents
     belong to single examples that the fit has not seen, or where a joint event is partly missing.
     """
+    if not target.structure.missing:
+        return dict(target.data)
     if target.story.has("impute"):
         with target.context():
             found = target.story.impute(latents, target.data, rng)

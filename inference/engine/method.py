@@ -69,6 +69,9 @@ class PointInfo(Info):
     path: tuple[float, ...] = ()
     """Objective of the best restart, step by step."""
     prior: bool = True
+    collapsed: bool = False
+    """Whether it is no mode but the mean of a variational approximation, climbed without a bound;
+    its objective is then the score of every observation given all others."""
     converged: bool = True
     """Whether the best restart settled."""
 

@@ -39,8 +39,9 @@ class ObservedMessenger(Messenger):
             return
         if not isinstance(value, Tensor) or not value.numel():
             return
-        if self._data:
-            msg["infer"]["observes"] = self._argument_of(value)
+        if self._data:  # a model that observes something computed may say of which argument
+            own = msg["infer"].get("observes")
+            msg["infer"]["observes"] = self._argument_of(value) or own
         if self._missing and value.is_floating_point():
             msg["fn"], msg["value"] = _masked(msg["name"], msg["fn"], value)
 

@@ -22,6 +22,8 @@ from storyzoo.story import Story
 CHECKED_DRAWS = 3
 SWEEPS = 3
 """Rounds of matching; after the first, the reference is the mean of what was matched."""
+STILL = float(np.sqrt(np.finfo(float).tiny))
+"""Variance up to which a feature stands still: its inverse would be no number."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,11 @@ def relabel(
     """Permute every exchangeable group of the posterior to agree with a reference.
 
     ``reference`` is a posterior without chain and draw, or with (its mean is then taken); by
-    default the draw of highest density. Values of label sites are renamed along.
+    default the draw of highest density, and one draw alone agrees with itself. Values of label
+    sites are renamed along.
     """
+    if reference is None and np.prod(_leading(tree["posterior"].to_dataset())) == 1:
+        return Relabelled(tree, {}, {})
     story = target.story
     moved: dict[str, float] = {}
     refused: dict[str, str] = {}
@@ -100,17 +105,24 @@ def match(posterior: Dataset, dims: tuple[str, ...], reference: Dataset) -> np.n
     shared = sorted(set(posterior.data_vars) & set(reference.data_vars), key=str)
     posterior, reference = posterior[shared], reference[shared]  # methods order sites differently
     features = _features(posterior, dims)
-    pooled = features.var(axis=(0, 1, 2)) + np.finfo(float).tiny
+    varies = features.var(axis=(0, 1, 2)) > STILL
+    features = features[..., varies]
+    centre = features.mean(axis=(0, 1, 2))  # so that squares have little to cancel
+    features -= centre
+    pooled = features.var(axis=(0, 1, 2))
     floor = 1e-6 * pooled
     still = features.var(axis=1).mean(axis=1).min(axis=0)
     means = _features(reference.expand_dims(["chain", "draw"]), dims)[0, 0]
+    means = means[:, varies] - centre
     variances = np.broadcast_to((still if features.shape[1] > 1 else pooled) + floor, means.shape)
     order = np.empty(features.shape[:3], dtype=int)
     for _ in range(SWEEPS):
+        squares, products = 1 / variances.T, 2 * (means / variances).T
+        constant = (means**2 / variances + np.log(variances)).sum(-1)
         for place in np.ndindex(*features.shape[:2]):
-            gaps = (features[place][None] - means[:, None]) ** 2 / variances[:, None]
-            costs = gaps.mean(-1) + np.log(variances).mean(-1)[:, None]
-            order[place] = linear_sum_assignment(costs)[1]
+            part = features[place]
+            costs = part**2 @ squares - part @ products + constant
+            order[place] = linear_sum_assignment(costs.T)[1]
         matched = np.take_along_axis(features, order[..., None], axis=2)
         means = matched.mean((0, 1))
         if features.shape[0] * features.shape[1] > 10:

@@ -6,7 +6,7 @@ warm-up first. Every sampler's chains are told and kept in this one form.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -55,3 +55,23 @@ def most_draws(lengths: Mapping[int, int]) -> tuple[list[int], int]:
     _, count = max((count * length, count) for count, length in enumerate(longest, start=1))
     cut = longest[count - 1]
     return [chain for chain, length in lengths.items() if length >= cut], cut
+
+
+def left_out(
+    made: Collection[int],
+    chains: Collection[int],
+    length: int,
+    draws: int,
+    failures: Mapping[int, str],
+) -> tuple[str, ...]:
+    """What was drawn, or not drawn, and is not in the answer, a line each.
+
+    ``made`` names the chains that were run, ``chains`` those that are kept, cut to ``length``.
+    """
+    notes = [f"chain {chain} broke off: {reason}" for chain, reason in sorted(failures.items())]
+    missing = [str(chain) for chain in made if chain not in chains]
+    if missing:
+        notes.append(f"left out, as cut short: chain {', '.join(missing)}")
+    if length < draws:
+        notes.append(f"{length} of {draws} draws per chain were made")
+    return tuple(notes)

@@ -109,7 +109,8 @@ class Simulator:
         values = {
             name: nodes[name]["value"].detach() for name in self.structure.sites if name in nodes
         }
-        return values | simulated(tracer.trace, self.structure, given)
+        values |= simulated(tracer.trace, self.structure, given)
+        return values | (self.story.as_data(values, given) or {})
 
     def _placeholders(self, n: int | None, rng: np.random.Generator) -> dict[str, Any]:
         """Data of the wanted size: zeros for what is observed, rows at hand for what is given."""

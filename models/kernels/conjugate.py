@@ -57,14 +57,14 @@ Square = Callable[[Tensor, Tensor], Tensor]
 """Squares of deviations (K, D) times weights (K, D) or (K, 1), as the second moments have them."""
 
 
-def weights(count: Tensor, concentration: float) -> Tensor:
-    """Mode of the Dirichlet posterior; ``concentration`` 1 gives the shares of the rows.
+def weights(count: Tensor, concentration: float | Tensor) -> Tensor:
+    """Mode of the Dirichlet posterior (…, K); ``concentration`` 1 gives the shares of the rows.
 
     Below one there is none on the simplex: then the mode in the softmax basis (MacKay 1998).
     """
-    basis = 1.0 if concentration >= 1.0 else 0.0
+    basis = 1.0 if bool(torch.as_tensor(concentration >= 1.0).all()) else 0.0
     raised = (count + concentration - basis).clamp(min=_LEAST)
-    return raised / raised.sum()
+    return raised / raised.sum(-1, keepdim=True)
 
 
 def full(expected: Expected, prior: Conjugate | None, floor: Tensor) -> tuple[Tensor, Tensor]:

@@ -228,7 +228,7 @@ def test_standardize_is_for_tables() -> None:
         ("toi.csv", "no file 'toi.csv': did you mean 'toy.csv'?"),
         ("nowhere/toy.csv", "there is no folder 'nowhere'"),
         ("toy.xlsx", "toy.xlsx is none of .csv, .tsv, .parquet, .pq, .npz"),
-        ("folder", "folder is a folder"),
+        ("folder", "folder holds no .txt file: put a document in each"),
         ("toy.csv:colums=a", "no option 'colums': did you mean 'columns'?"),
         ("toy.csv:drop=aa", "no column 'aa': did you mean 'a'?"),
         ("toy.csv:columns=word", "column 'word' is text: leave it out of columns="),

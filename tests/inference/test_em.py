@@ -183,7 +183,8 @@ def test_known_optima_of_k_means(data: str, k: int, best: float, mirror: Path) -
     """Inertia J under hard EM, which is Lloyd's algorithm."""
     dataset = load(data)
     y = dataset.table if dataset.table is not None else next(iter(dataset.arrays.values()))
-    flat = np.asarray(y, dtype=float).reshape(len(y), -1)
+    rows = np.asarray(y, dtype=float)
+    flat = rows.reshape(len(rows), -1)
     target = make_target(KMeans(n_clusters=k), {"y": flat})
     outcome = run(target, EM(restarts=150 if data == "digits" else 40, hard=True))
     loc = point_of(outcome, target)["loc"]

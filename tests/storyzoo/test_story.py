@@ -65,7 +65,7 @@ def test_hooks_are_optional_and_none_raises_not_implemented() -> None:
         story.maximise(nothing, nothing, True),
         story.marginal(nothing, nothing),
         story.step(nothing, None),
-        story.sweep(nothing, nothing, rng),
+        story.sweeps(nothing, rng, None),
         story.stochastic_gradient(nothing, nothing, None),
         story.log_likelihood_estimate(nothing, nothing, rng),
         story.trajectories(nothing, nothing, rng),
@@ -79,7 +79,7 @@ def test_hooks_are_optional_and_none_raises_not_implemented() -> None:
 
 def test_a_hook_is_had_where_it_is_defined() -> None:
     assert all(GaussianMixture().has(hook) for hook in ("marginal", "impute", "expect", "guide"))
-    assert not GaussianMixture().has("sweep")
+    assert not GaussianMixture().has("sweeps")
 
 
 def test_a_story_without_a_model_says_what_to_write() -> None:
@@ -301,7 +301,7 @@ def test_no_prior_is_computed_from_the_data(case: Case) -> None:
     """Other outcomes leave the prior as it was: in other units, or the opposite of a yes or no."""
     structure = case.target().structure
     other = {
-        name: _otherwise(value) if name in structure.outcomes else value
+        name: _otherwise(value, case.story) if name in structure.outcomes else value
         for name, value in case.arrays.items()
     }
     values = [
@@ -314,7 +314,9 @@ def test_no_prior_is_computed_from_the_data(case: Case) -> None:
     assert float(values[0]) == pytest.approx(float(values[1]), abs=1e-12)
 
 
-def _otherwise(value: Any) -> Any:
+def _otherwise(value: Any, story: Story) -> Any:
+    if story.ragged:  # places in a vocabulary have no units
+        return value[::-1].copy()
     binary = np.isin(value, [0, 1]).all()
     return 1 - np.asarray(value) if binary else 100 + 7 * np.asarray(value)
 

@@ -153,7 +153,9 @@ def test_hard_weights_are_those_of_the_best_labelling(case: Case) -> None:
         np.testing.assert_allclose(weights, expected, atol=1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in SMALL if not case.story.ragged], ids=lambda case: case.name
+)
 @pytest.mark.parametrize("hard", [False, True])
 def test_missing_values_weigh_nothing(case: Case, hard: bool) -> None:
     found, by_hand = e_step(with_hole(case), hard)
@@ -189,6 +191,7 @@ def test_its_gradient_is_that_of_the_log_marginal_at_the_same_point(case: Case) 
         average = expected_log_joint(
             case.story, target.data, density.unflatten(q), target.structure, found.by_factor
         )
+        average = average + density.parts(q).local_prior.sum()
     (gradient,) = torch.autograd.grad(average, q)
     _, of_marginal = density.value_and_gradient(q.detach())
     torch.testing.assert_close(gradient, of_marginal, rtol=1e-8, atol=1e-8)

@@ -74,6 +74,12 @@ DIMS = {
         "visible_correlation": ("pair",),
         "v": ("row", "pixel"),
     },
+    "lda": {
+        "topics": ("topic", "word"),
+        "mixture": ("document", "topic"),
+        "z": ("token",),
+        "w": ("token",),
+    },
 }
 """Dims of every site: the plates around it, outermost first, then the events' as named."""
 DISCRETE = {
@@ -82,9 +88,13 @@ DISCRETE = {
     "tiny-chain": {f"z_{t}" for t in range(5)},
     "nested-plates": {"a", "b"},
     "ordered-mixture": {"z"},
+    "lda": {"z"},
 }
 REGRESSIONS = ("flat-regression", "linear-regression", "logistic-regression", "poisson-regression")
-GIVEN = {"eight-schools": ("stderr",)} | dict.fromkeys(REGRESSIONS, ("x",))
+GIVEN: dict[str, tuple[str, ...]] = dict.fromkeys(REGRESSIONS, ("x",)) | {
+    "eight-schools": ("stderr",),
+    "lda": ("length", "count", "n_words"),
+}
 
 
 @each
@@ -105,7 +115,7 @@ def test_every_site_is_of_its_kind(case: Case) -> None:
     assert structure.improper == case.improper
     for name, site in structure.latents.items():
         assert site.shape == np.shape(case.point[name])
-        assert site.local == (name == "theta")
+        assert site.local == (name in ("theta", "mixture"))
 
 
 @each
