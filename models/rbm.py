@@ -535,7 +535,7 @@ def _constant(v: Tensor) -> list[int]:
     """Columns in which all that is observed is one value."""
     missing = v.isnan()
     least, most = v.masked_fill(missing, torch.inf), v.masked_fill(missing, -torch.inf)
-    return (least.amin(0) == most.amax(0)).nonzero().flatten().tolist()  # type: ignore[no-any-return]
+    return (least.amin(0) == most.amax(0)).nonzero().flatten().tolist()
 
 
 def _refuse_missing(v: Tensor) -> None:

@@ -81,7 +81,7 @@ def most_entries(graph: Function, point: Tensor) -> int:
     if not isinstance(graph, fx.GraphModule):
         return 0
     sizes = _Sizes(graph)
-    sizes.run(point)  # type: ignore[no-untyped-call]
+    sizes.run(point)
     return sizes.most
 
 
@@ -91,7 +91,7 @@ class _Sizes(fx.Interpreter):
     most = 0
 
     def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)  # type: ignore[no-untyped-call]
+        value = super().run_node(n)
         if isinstance(value, Tensor) and n.op == "call_function":
             self.most = max(self.most, value.numel())
         return value

@@ -238,7 +238,7 @@ class TopicChain:
         return found
 
 
-def _pointer(array: npt.NDArray[Any]) -> ctypes.c_void_p:
+def _pointer(array: Any) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
@@ -247,7 +247,7 @@ def _pointer(array: npt.NDArray[Any]) -> ctypes.c_void_p:
 
 def draw(counts: Counts, alpha: Array, eta: float, rng: np.random.Generator) -> tuple[Array, Array]:
     """Topics ``(K, V)`` and mixtures ``(D, K)`` given z: exact draws of their Dirichlets."""
-    topics = _dirichlet(counts.of_word.T + eta, rng)
+    topics = _dirichlet(counts.of_word.T.astype(np.float64) + eta, rng)
     return topics, _dirichlet(counts.of_document + alpha, rng)
 
 
@@ -294,7 +294,7 @@ def draw_concentration(
     above = _how_many_above(of_document)
     i = np.arange(len(above))[:, None]
     tables = rng.binomial(above, alpha / (alpha + i)).sum(0)
-    return rng.gamma(1.0 + tables) / rate
+    return np.asarray(rng.gamma(1.0 + tables) / rate)
 
 
 def _how_many_above(of_document: Whole) -> Whole:

@@ -161,9 +161,14 @@ def same(a: DataTree, b: DataTree) -> bool:
 # -- what is drawn -------------------------------------------------------------------------------
 
 
+def draws_of(tree: DataTree, name: str) -> np.ndarray:
+    """(chain, draw, …) of a site."""
+    return np.asarray(tree["posterior"].to_dataset()[name])
+
+
 def test_draws_are_of_the_known_posterior() -> None:
     tree, _ = sample(draws=2000)
-    x = tree["posterior"]["x"].values
+    x = draws_of(tree, "x")
     precision = np.eye(2) + np.ones((2, 2)) / NOISE**2
     mean = np.linalg.solve(precision, np.full(2, SEEN / NOISE**2))
     off = x - mean
@@ -178,15 +183,16 @@ def test_lp_is_the_log_joint_where_the_chain_is() -> None:
     tree, _ = sample(draws=5)
     density = target_of(TwoAddends()).density(jacobian=False)
     for chain in range(4):
-        draw = {"x": torch.as_tensor(tree["posterior"]["x"].values[chain, 3])}
+        draw = {"x": torch.as_tensor(draws_of(tree, "x")[chain, 3])}
         known = float(density(density.flatten(draw)))
-        assert tree["sample_stats"]["lp"].values[chain, 3] == pytest.approx(known)
+        lp = tree["sample_stats"].to_dataset()["lp"]
+        assert float(lp[chain, 3]) == pytest.approx(known)
 
 
 def test_thinning_keeps_the_last_of_every_few_sweeps() -> None:
     every, _ = sample(draws=60, thin=1)
     third, info = sample(draws=20, thin=3)
-    assert np.array_equal(third["posterior"]["x"], every["posterior"]["x"][:, 2::3])
+    assert np.array_equal(draws_of(third, "x"), draws_of(every, "x")[:, 2::3])
     assert isinstance(info, GibbsInfo)
     assert (info.thin, info.warmup, info.gradient_evaluations) == (3, 50, 4 * (50 + 60))
 
@@ -352,7 +358,7 @@ def test_a_foreign_checkpoint_is_refused(
 def test_fewer_draws_are_kept_where_all_would_take_too_much() -> None:
     whole, _ = sample(draws=100)
     tree, info = sample(draws=100, megabytes=100 * 3 * 8 * 4 * 0.4e-6)
-    assert np.array_equal(tree["posterior"]["x"], whole["posterior"]["x"][:, 2::3])
+    assert np.array_equal(draws_of(tree, "x"), draws_of(whole, "x")[:, 2::3])
     assert info.notes[0].startswith("of 100 draws per chain 33 were kept, evenly: all would take")
 
 
@@ -407,11 +413,10 @@ def test_topics_that_made_the_words_are_found(learn_alpha: bool) -> None:
     }
     target = make_target(story, arrays)
     tree, _ = Gibbs(chains=2, draws=20, warmup=100).run(target, seed=0, progress=QUIET)
-    last = tree["posterior"].isel(draw=-1)
     for chain in range(2):
-        found = last["topics"].values[chain]
+        found = draws_of(tree, "topics")[chain, -1]
         place = [int(found[:, 5 * k : 5 * k + 5].sum(1).argmax()) for k in range(3)]
         assert sorted(place) == [0, 1, 2]
         assert found[place] == pytest.approx(topics, abs=0.05)
-        shares = last["mixture"].values[chain][:, place]
+        shares = draws_of(tree, "mixture")[chain, -1][:, place]
         assert np.abs(shares - mixture).mean() < 0.1

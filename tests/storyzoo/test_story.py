@@ -24,7 +24,7 @@ from storyzoo.inference.engine.target import make_target
 from storyzoo.inference.engine.tree import posterior_tree
 from storyzoo.models.eight_schools import EightSchools
 from storyzoo.models.gmm import GaussianMixture
-from storyzoo.story import Story
+from storyzoo.story import Fantasies, Story
 from tests.cases import CASES, ERRORS, SCHOOLS, Case, Mixture, NestedPlates
 
 each = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -66,7 +66,7 @@ def test_hooks_are_optional_and_none_raises_not_implemented() -> None:
         story.marginal(nothing, nothing),
         story.step(nothing, None),
         story.sweeps(nothing, rng, None),
-        story.stochastic_gradient(nothing, nothing, None),
+        story.stochastic_gradient(nothing, nothing, Fantasies(torch.Generator())),
         story.log_likelihood_estimate(nothing, nothing, rng),
         story.trajectories(nothing, nothing, rng),
         story.impute(nothing, nothing, rng),

@@ -82,7 +82,7 @@ def repeats(patterns: Sequence[tuple[str, ...]]) -> list[tuple[int, int, int]]:
     keys = np.array([numbers.setdefault(pattern, len(numbers)) for pattern in patterns])
     size = len(keys)
     periods = np.arange(1, max(1, min(LONGEST, size // FEWEST)) + 1)
-    turns = np.stack([_turns(keys, period) for period in periods])
+    turns = np.stack([_turns(keys, int(period)) for period in periods])
     turns[0][turns[0] < FEWEST] = 1  # a step of its own
     written = np.zeros(size + 1, dtype=np.int64)  # steps written out from each place on
     chosen = np.zeros((size, 2), dtype=np.int64)
@@ -127,8 +127,8 @@ class _Writer:
         moving = np.flatnonzero((places != places[:1]).any(0))
         varied = [k for k, column in enumerate(zip(*numbers, strict=True)) if len(set(column)) > 1]
         place_text = [str(place) for place in places[0]]
-        for slot, column in enumerate(moving):
-            place_text[column] = f"a[{slot}]"
+        for slot, place in enumerate(moving.tolist()):
+            place_text[place] = f"a[{slot}]"
         number_text = list(numbers[0])
         for slot, column in enumerate(varied):
             number_text[column] = f"b[{slot}]"

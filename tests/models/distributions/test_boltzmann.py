@@ -356,8 +356,8 @@ def test_a_model_observes_it_under_a_plate() -> None:
     seen = poutine.trace(model).get_trace(value)
     seen.compute_log_prob()
     torch.testing.assert_close(seen.nodes["v"]["log_prob"], m.log_prob(value))
-    drawn: Tensor = poutine.trace(model).get_trace(None).nodes["v"]["value"]
-    assert drawn.shape == (16, 4)
+    drawn = poutine.trace(model).get_trace(None).nodes["v"]["value"]
+    assert drawn is not None and drawn.shape == (16, 4)
 
 
 # -- transforms ------------------------------------------------------------------------------------

@@ -250,7 +250,7 @@ def _ranks(rng: np.random.Generator, code: CDLL | None, draws: int, apart: int) 
             found = {name: value.numpy() for name, value in chain.draw(rng).items()}
             told.append(_told(counts, **found))
     assert len(told) == draws
-    return (np.stack(told) < _told(counts, topics, mixture, alpha)).sum(0)
+    return np.asarray((np.stack(told) < _told(counts, topics, mixture, alpha)).sum(0))
 
 
 def _told(
