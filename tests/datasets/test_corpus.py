@@ -68,7 +68,7 @@ def written(form: str, counts: Counts) -> str:
     if form == "lines":
         return write("toy.txt", lines)
     if form == "lines.gz":
-        return write("toy.txt.gz", gzip.compress(lines.encode()))
+        return write("toy.txt.gz", gzip.compress(lines.encode(), mtime=0))
     if form == "windows":
         return write("dos.txt", "\ufeff" + lines.replace("\n", "\r\n").removesuffix("\r\n"))
     if form == "folder":
@@ -241,7 +241,7 @@ BAD: dict[str, list[tuple[str | bytes, str]]] = {
     "toy.txt:stop_words=none.txt": [("ape\n", "should be english, or a file with a word per line")],
     "toy.txt.gz": [
         (b"no gzip", "toy.txt.gz is truncated or no gzip file"),
-        (gzip.compress(b"ape\n" * 999)[:20], "toy.txt.gz is truncated or no gzip file"),
+        (gzip.compress(b"ape\n" * 999, mtime=0)[:20], "toy.txt.gz is truncated or no gzip file"),
     ],
     "toy.csv:text=body": [
         ("a,body\n1,ape\n2,\n", "toy.csv, row 2 is an empty document"),
