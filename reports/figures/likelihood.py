@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from storyzoo.inference.engine.estimated import BOUNDS
 from storyzoo.reports.figures import Figure, Key
@@ -13,6 +14,8 @@ from storyzoo.reports.numbers import grouped, rounded
 
 if TYPE_CHECKING:
     from storyzoo.reports.page import Fitted
+
+Array = NDArray[np.float64]
 
 ERRORS = 2.0
 """Half the length of a whisker, standard errors."""
@@ -34,7 +37,7 @@ class Bounded(NamedTuple):
         error = rounded(self.standard_error, digits=2)
         return (
             f"{self.label}: {grouped(self.value, 3)} ± {error} nats per example, "
-            f"bounds {grouped(self.lower, 3)} and {grouped(self.upper, 3)}"
+            f"lower bound {grouped(self.lower, 3)}, upper {grouped(self.upper, 3)}"
         )
 
 
@@ -47,7 +50,7 @@ def likelihood_figures(fit: Fitted) -> list[Figure]:
     places = np.arange(len(rows))[::-1]
     for place, row in zip(places, rows, strict=True):
         ends = sorted((row.lower, row.upper))
-        canvas.axes.hlines(place, *ends, color=colour("c1"), lw=7, alpha=0.55)
+        canvas.axes.hlines(place, ends[0], ends[1], color=colour("c1"), lw=7, alpha=0.55)
         canvas.axes.plot(ends, [place, place], "|", ms=12, mew=2, color=colour("c1"))
         reach = ERRORS * row.standard_error
         canvas.axes.hlines(place, row.value - reach, row.value + reach, color=colour("c0"), lw=1.6)
@@ -60,21 +63,26 @@ def likelihood_figures(fit: Fitted) -> list[Figure]:
         Key("o", "c0", "estimate, two standard errors of the normaliser"),
         Key("interval", "c1", "between the bounds"),
     )
-    met = fit.verdict.likelihood_known
     caption = "The log likelihood rests on a normaliser that can only be estimated, between a "
     caption += "stochastic lower and upper bound, each right in expectation. "
     if all(row.value == row.upper for row in rows):
         caption += "The estimate is itself the upper bound. "
-    caption += (
-        "The bounds meet: the estimate can be relied on."
-        if met
-        else "The bounds don't meet: the log likelihood is not known."
-    )
+    if any(row.lower > row.upper for row in rows):
+        caption += "Being stochastic, bounds may cross, as here. "
+    judged = _judged(fit)
+    caption += judged
     items = tuple(row.said() for row in rows)
-    panel = canvas.panel("; ".join((*items, "the bounds meet" if met else "they don't meet")))
+    panel = canvas.panel("; ".join((*items, judged)))
     return [
         Figure("likelihood", "How well the likelihood is known", caption, (panel,), keys, items)
     ]
+
+
+def _judged(fit: Fitted) -> str:
+    """What the verdict makes of the bounds."""
+    said = "It is well enough known" if fit.verdict.likelihood_known else "It is not known"
+    found = [c.where for c in fit.verdict.checks if c.scope == "likelihood" and c.where]
+    return f"{said}{': ' if found else ''}{'; '.join(found)}."
 
 
 def _fitted(fit: Fitted) -> list[Bounded]:
@@ -84,12 +92,12 @@ def _fitted(fit: Fitted) -> list[Bounded]:
     bounds = fit.tree[BOUNDS].to_dataset()
     (value,) = fit.tree["log_likelihood"].to_dataset().data_vars.values()
 
-    def means(name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        array = value if name == "value" else bounds[name]
-        values = np.asarray(array.values, float)
-        return values.reshape(values.shape[0] * values.shape[1], -1).mean(1)
+    def means(values: Array) -> Array:
+        mean: Array = values.reshape(values.shape[0] * values.shape[1], -1).mean(1)
+        return mean
 
-    columns = [means(name) for name in ("value", "standard_error", "lower", "upper")]
+    parts = (value, *(bounds[name] for name in ("standard_error", "lower", "upper")))
+    columns = [means(np.asarray(part.values, float)) for part in parts]
     several = len(columns[0]) > 1
     return [
         Bounded(f"rows fitted, draw {place + 1}" if several else "rows fitted", *map(float, row))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -45,8 +46,14 @@ MEASURED = 60
 FILLS = 20
 """so many times,"""
 MOST_WORK = 5e7
-"""fewer where pixels times hidden units times fills are more than this."""
+"""fewer where rows times fills times weights would be more than this."""
 SEED = 20
+WANTS = {
+    "bernoulli": ("on", "off"),
+    "categorical": ("a level higher", "a level lower"),
+    "gaussian": ("higher", "lower"),
+}
+"""What a positive and a negative weight ask of a pixel, by kind."""
 
 Array = NDArray[np.float64]
 
@@ -110,8 +117,9 @@ def pixels_of(fit: Fitted, data: Array) -> Pixels:
     """How to draw rows like those of the data."""
     kind = str(getattr(fit.story, "visible", "bernoulli"))
     coords = fit.structure.coords.get("pixel")
-    numbered = coords is None or len(coords) != data.shape[1] or coords.dtype.kind in "iu"
-    names = [f"pixel {i}" for i in range(data.shape[1])] if numbered else [*map(str, coords)]
+    names = [f"pixel {i}" for i in range(data.shape[1])]
+    if coords is not None and len(coords) == len(names) and coords.dtype.kind not in "iu":
+        names = [*map(str, coords)]
     side = side_of(data.shape[1], names)
     low, high = np.zeros(1), np.full(1, float(getattr(fit.story, "levels", 2)) - 1)
     if kind == "bernoulli":
@@ -139,17 +147,9 @@ def filters(fit: Fitted, draws: Mapping[str, Array], pixels: Pixels) -> Figure:
         panel = heat_map(shown, scale, alt, names=pixels.names)
     else:
         panel = mosaic(shown.T.reshape(-1, pixels.side, pixels.side), scale, alt)
-    what = "a level higher" if pixels.kind == "categorical" else "on"
-    what = "higher" if pixels.kind == "gaussian" else what
-    keys = keys_of(scale, f"wants the pixel {what}", _opposite(what))
-    return Figure(
-        "filters", "Filters", _of_filters(fit, draws, pixels, weight, scale), (panel,), keys
-    )
-
-
-def _opposite(what: str) -> str:
-    other = {"on": "off", "higher": "lower", "a level higher": "a level lower"}[what]
-    return f"wants it {other}"
+    more, less = WANTS[pixels.kind]
+    panel = replace(panel, keys=keys_of(scale, f"wants the pixel {more}", f"wants it {less}"))
+    return Figure("filters", "Filters", _of_filters(draws, pixels, weight, scale), (panel,))
 
 
 def _extent(weight: Array) -> str:
@@ -159,9 +159,7 @@ def _extent(weight: Array) -> str:
     return f"{grouped(float(finite.min()), 2)} to {grouped(float(finite.max()), 2)}"
 
 
-def _of_filters(
-    fit: Fitted, draws: Mapping[str, Array], pixels: Pixels, weight: Array, scale: Scale
-) -> str:
+def _of_filters(draws: Mapping[str, Array], pixels: Pixels, weight: Array, scale: Scale) -> str:
     total = weight.shape[1]
     shown = min(total, pixels.count(FILTERS))
     each = "Each image is a hidden unit" if pixels.side else "Each column is a hidden unit"
@@ -186,10 +184,10 @@ def slope(weight: Array) -> Array:
 
 def typical(fit: Fitted, draws: Mapping[str, Array]) -> int:
     """Place, among all draws, of the one whose log density is the median; the last if unknown."""
-    chains, count = next(iter(draws.values())).shape[:2]
+    size = len(merged(draws)["weight"])
     stats = fit.tree.children.get("sample_stats")
-    if stats is None or "lp" not in stats.data_vars or stats["lp"].size != chains * count:
-        return chains * count - 1
+    if stats is None or "lp" not in stats.data_vars or stats["lp"].size != size:
+        return size - 1
     density = np.asarray(stats["lp"].values, float).ravel()
     return int(np.argsort(density, kind="stable")[(density.size - 1) // 2])
 
@@ -203,7 +201,7 @@ def fantasies(
     """Rows of the data beside rows that the fit draws."""
     most = pixels.count(IMAGES) if pixels.side else ROWS
     seen = data[scatter.thinned(len(data), most)]
-    dreamt = dreams(fit, fitted, draws, most)
+    dreamt = dreams(fit, fitted, draws, len(seen))
     panels = (
         pixels.panel(seen, "rows of the data", f"{len(seen)} rows of the data."),
         pixels.panel(dreamt, "drawn by the fit", f"{len(dreamt)} rows drawn by the fit."),
@@ -271,8 +269,8 @@ def imputations(fit: Fitted, draws: Mapping[str, Array], pixels: Pixels) -> Figu
             (filled[0], "one of the fills", "The same rows, filled in once."),
         )
     )
-    caption = f"The {half} of rows that were fitted, hidden and drawn again given the rest, "
-    caption += f"{len(filled)} times. {measured(pixels, data, truth, holed, filled)}"
+    caption = f"The {half} of rows that the fit was given whole, hidden and drawn again given the "
+    caption += f"rest, {len(filled)} times. {measured(pixels, data, truth, holed, filled)}"
     keys = keys_of(Scale(0.0, 1.0), _darkest(pixels), unseen="hidden")
     return Figure("imputations", "Halves filled in", caption, panels, keys)
 

@@ -58,6 +58,7 @@ def test_step_biases_the_variance_by_the_known_amount() -> None:
     np.testing.assert_allclose(ratio, 1 / (1 - 1 / 4), rtol=0.12)
 
 
+@pytest.mark.slow
 def test_slices_add_the_noise_that_is_told() -> None:
     target, exact = conjugate.line(400, correlated=False)
     tree, info = fitted(target, draws=300, thin=30, batch_size=100)
@@ -82,6 +83,7 @@ def quadrature(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt((weight * (grids - mean[:, None, None]) ** 2).sum((1, 2)))
 
 
+@pytest.mark.slow
 def test_own_gradient_finds_the_posterior_of_a_hidden_likelihood() -> None:
     target = dreaming(n=100)
     tree, info = fitted(target, draws=1000, thin=12, batch_size=50, fantasies=200)
@@ -92,6 +94,7 @@ def test_own_gradient_finds_the_posterior_of_a_hidden_likelihood() -> None:
     np.testing.assert_allclose(draws.std(1), sd, rtol=0.2)
 
 
+@pytest.mark.slow
 def test_positive_site_is_drawn_with_its_jacobian() -> None:
     """A normal with a scale of its own: nearly normal posteriors, sd s/sqrt(N), s/sqrt(2N)."""
     tree, _ = fitted(bell(), draws=500, batch_size=150)

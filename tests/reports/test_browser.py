@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ from storyzoo.reports.figures.svg import plain
 from storyzoo.reports.page import compare_page, fit_page
 from tests.reports.pages import HOSTILE, compared, mixture_fit, schools_fit
 from tests.reports.test_figures import contrast
+from tests.reports.test_machine_figures import LearntInfo, estimated_fit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -30,7 +32,7 @@ QUIET = (
     "--disable-sync",
     "--no-first-run",
 )
-KINDS = ("draws", "approximation", "point", "comparison", "hostile")
+KINDS = ("draws", "approximation", "point", "comparison", "hostile", "machine")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "point": fit_page(fits[0]),
         "comparison": compare_page(compared(fits, folder=home)),
         "hostile": fit_page(hostile),
+        "machine": fit_page(replace(estimated_fit(0.1), info=LearntInfo())),
     }
     for name, page in written.items():
         (home / f"{name}.html").write_text(page, encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 from storyzoo.inference.engine.estimated import BOUNDS
-from storyzoo.inference.engine.method import Info
+from storyzoo.inference.engine.method import Info, Kind
 from storyzoo.inference.engine.target import make_target
 from storyzoo.inference.engine.tree import draws_of
 from storyzoo.models.rbm import RestrictedBoltzmann
@@ -42,7 +42,7 @@ from storyzoo.reports.figures.rbm import (
 from storyzoo.reports.figures.svg import PALETTE, SWATCHES
 from storyzoo.reports.page import fit_page
 from storyzoo.reports.verdict import judge
-from tests.reports.pages import Array, PageFit, make_fit
+from tests.reports.pages import Array, PageFit, make_fit, values_of
 from tests.reports.test_page import read
 
 KINDS = ("bernoulli", "categorical", "gaussian")
@@ -97,8 +97,8 @@ def machine_fit(
         sites["scale"] = np.ones((*draws, size))
     if weight is not None:
         sites["weight"] = np.broadcast_to(weight, sites["weight"].shape).copy()
-    whole = np.broadcast_to(drawn, (*draws, *drawn.shape))
-    fit_kind = "point" if draws == (1, 1) else "draws"
+    whole = np.broadcast_to(drawn, (*draws, *drawn.shape)).copy()
+    fit_kind: Kind = "point" if draws == (1, 1) else "draws"
     return make_fit(target, fit_kind, sites, simulated={"v": whole} if stored else None, **more)
 
 
@@ -206,6 +206,7 @@ def test_a_machine_shows_filters_fantasies_and_filled_halves(
     assert list(figures) == ["filters", "fantasies", "imputations"]
     assert [len(figure.panels) for figure in figures.values()] == [1, 2, 4]
     image = size == 9
+    assert figures["filters"].panels[0].keys
     assert ("Each image" in figures["filters"].caption) == image
     assert ("<text" in figures["filters"].panels[0].svg) != image
     assert ("lower half" in figures["imputations"].caption) == image
@@ -238,9 +239,8 @@ def test_fills_keep_what_is_known_and_come_out_the_same_again(kind: str) -> None
 def test_a_machine_that_knows_the_rest_fills_it_in_right() -> None:
     rows = np.repeat(np.arange(40.0)[:, None] % 2, 9, axis=1)
     fit = machine_fit(n_hidden=1, data=rows, weight=np.full((9, 1), 12.0))
-    posterior = fit.tree["posterior"].to_dataset()
-    posterior["visible_bias"].values[:] = -6.0
-    posterior["hidden_bias"].values[:] = -54.0
+    values_of(fit, "visible_bias")[:] = -6.0
+    values_of(fit, "hidden_bias")[:] = -54.0
     figure = named(own_figures(fit))["imputations"]
     assert "right in 100 % of the pixels" in figure.caption
     assert "each pixel's own median would be in 50 %" in figure.caption
@@ -279,10 +279,20 @@ def test_fantasies_are_those_of_the_tree_or_drawn_now() -> None:
     for fit in (kept, none):
         draws = draws_of(fit.structure, fit.tree["posterior"])
         found.append(dreams(fit, fit.tree, draws, 12))
-    simulated = kept.tree["posterior_predictive"]["v"].values[0, 0]
+    simulated = values_of(kept, "v", "posterior_predictive")[0, 0]
     assert all((row == simulated).all(1).any() for row in found[0])
     assert found[1].shape == (12, 9)
     assert set(np.unique(found[1])) <= {0.0, 1.0}
+
+
+def test_no_fantasy_is_shown_twice() -> None:
+    rows = np.array([[int(bit) for bit in f"{n:09b}"] for n in range(30)], float)
+    fit = machine_fit(data=rows)
+    values_of(fit, "v", "posterior_predictive")[:] = rows
+    draws = draws_of(fit.structure, fit.tree["posterior"])
+    assert len(np.unique(dreams(fit, fit.tree, draws, 30), axis=0)) == 30
+    data, drawn = named(own_figures(fit))["fantasies"].panels
+    assert data.svg.split("<g")[1:] == drawn.svg.split("<g")[1:]
 
 
 def test_missing_pixels_are_drawn_as_such() -> None:
@@ -330,7 +340,7 @@ def test_over_fitting_is_told_in_nats() -> None:
     assert "step 400, with" in figure.caption
     assert "best at step 400; by the end they lost 0.50 nats per example" in figure.caption
     little = curve(validation=(*falling[:5], *(-6.01,) * 6))
-    assert "next to no worse at the end, by 0.010 nats" in little.caption
+    assert "next to no worse at the end, by 0.01" in little.caption
     unsure = curve(validation=falling, exact=False, normaliser_se=(0.4,) * 11)
     assert "no worse at the end, up to the error of the estimate" in unsure.caption
     assert "estimated" in unsure.caption
@@ -354,7 +364,7 @@ def test_a_curve_that_broke_off_is_drawn_as_far_as_it_goes(value: float) -> None
 # -- likelihoods that are estimates ------------------------------------------------------------
 
 
-def estimated_fit(gap: float, draws: int = 1, **more: Any) -> PageFit:
+def estimated_fit(gap: float, draws: int = 1, effective: float = 0.9, **more: Any) -> PageFit:
     """A fit whose log likelihoods are estimates with bounds so far apart."""
     fit = machine_fit(**more)
     dims = ("chain", "draw", "row")
@@ -363,21 +373,36 @@ def estimated_fit(gap: float, draws: int = 1, **more: Any) -> PageFit:
         "lower": (dims, value - gap),
         "upper": (dims, value),
         "standard_error": (dims[:2], np.full((1, draws), 0.03)),
+        "effective": (dims[:2], np.full((1, draws), effective)),
     }
     fit.tree["log_likelihood"] = xr.DataTree(xr.Dataset({"v": (dims, value)}))
     fit.tree[BOUNDS] = xr.DataTree(xr.Dataset(bounds))
     return replace(fit, verdict=judge(fit.tree, fit.info, kind="point", story=fit.story))
 
 
-@pytest.mark.parametrize(("gap", "said"), [(0.1, "The bounds meet"), (3.0, "The bounds don't")])
-def test_bounds_stand_beside_the_estimate(gap: float, said: str) -> None:
-    (figure,) = likelihood_figures(estimated_fit(gap))
+@pytest.mark.parametrize(
+    ("gap", "effective", "said"),
+    [
+        (0.1, 0.9, "It is well enough known: bounds 0.10 nats apart"),
+        (3.0, 0.9, "It is not known: bounds 3.0 nats apart"),
+        (0.1, 0.01, "It is not known: only 1% of the samples are effective"),
+    ],
+)
+def test_bounds_stand_beside_the_estimate(gap: float, effective: float, said: str) -> None:
+    (figure,) = likelihood_figures(estimated_fit(gap, effective=effective))
     named([figure])
     assert said in figure.caption
     assert "The estimate is itself the upper bound." in figure.caption
     assert figure.items == (
-        f"rows fitted: −20.000 ± 0.030 nats per example, bounds −{20 + gap:.3f} and −20.000",
+        "rows fitted: −20.000 ± 0.030 nats per example, "
+        f"lower bound −{20 + gap:.3f}, upper −20.000",
     )
+
+
+@pytest.mark.parametrize("gap", [-0.1, 0.1])
+def test_bounds_that_crossed_are_said_to_have(gap: float) -> None:
+    (figure,) = likelihood_figures(estimated_fit(gap))
+    assert ("may cross, as here" in figure.caption) == (gap < 0)
 
 
 def test_rows_held_out_have_the_error_of_the_same_normaliser() -> None:
