@@ -57,7 +57,10 @@ def complete(tree: DataTree, target: Target, seed: int) -> tuple[DataTree, list[
     draws = draws_of(target.structure, tree["posterior"])
     datasets: dict[str, Dataset] = {}
     size = tree["posterior"].sizes["chain"] * tree["posterior"].sizes["draw"]
-    if size * target.n_examples <= MOST_ELEMENTS:
+    absent = [name for name in target.structure.local if name not in draws]
+    if absent:
+        notes.append(f"no pointwise log likelihood: draws of '{absent[0]}' are not kept")
+    elif size * target.n_examples <= MOST_ELEMENTS:
         datasets |= likelihoods(target, draws, notes)
     else:
         notes.append(f"no pointwise log likelihood: {size} draws × {target.n_examples} examples")

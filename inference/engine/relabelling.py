@@ -75,6 +75,8 @@ def why_not_exchangeable(tree: DataTree, target: Target, dims: tuple[str, ...]) 
     flipped = permute(posterior, dims, np.broadcast_to(order, (*_leading(posterior), size)))
     density = target.density(jacobian=False)
     structure = target.structure
+    if absent := [name for name in structure.local if name not in posterior]:
+        return f"draws of '{absent[0]}' are not kept, and without them there is no log joint"
     before = {k: v[0] for k, v in draws_of(structure, posterior).items()}
     after = {k: v[0] for k, v in draws_of(structure, flipped).items()}
     places = np.unique(np.linspace(0, posterior.sizes["draw"] - 1, CHECKED_DRAWS).astype(int))
