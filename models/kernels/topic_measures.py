@@ -6,7 +6,7 @@ documents hold them; no table of documents by vocabulary is made.
 Coherence. With ``p_i`` the share of documents that hold word i and ``p_ij`` of those that hold i
 and j, over the pairs among a topic's ten top words (Bouma 2009; Lau, Newman and Baldwin 2014)::
 
-    NPMI_ij = log(p_ij / (p_i p_j)) / -log p_ij        in [-1, 1]; -1 where p_ij = 0, 1 where it is 1
+    NPMI_ij = log(p_ij / (p_i p_j)) / -log p_ij   in [-1, 1]; -1 where p_ij = 0, 1 where it is 1
 
 ``npmi`` is the mean over pairs, then over topics. ``c_v`` (Röder, Both and Hinneburg 2015) gives
 each top word the vector of its NPMI with all ten and takes the mean cosine between that and the
