@@ -276,9 +276,10 @@ def _story_scores(target: Target, draws: Mapping[str, np.ndarray]) -> dict[str, 
         return {}
     by_chain = {name: torch.as_tensor(value.mean(1)) for name, value in draws.items()}
     point = {name: value.mean(0) for name, value in by_chain.items()}
-    chains = [dict(zip(by_chain, values, strict=True)) for values in zip(*by_chain.values())]
+    count = len(next(iter(by_chain.values())))
+    chains = [{n: value[i] for n, value in by_chain.items()} for i in range(count)]
     found = target.story.scores(point, target.data)
-    return found if len(chains) < 2 else {**found, **target.story.agreement(chains)}
+    return found if count < 2 else {**found, **target.story.agreement(chains)}
 
 
 def _score(task: Task, draws: Mapping[str, np.ndarray], seed: int) -> Predictive | None:
