@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from storyzoo.models.kernels.topic_measures import SHARED
 from storyzoo.reports.figures import Figure, Key
 from storyzoo.reports.figures.graph import given
 from storyzoo.reports.figures.marks import Bar, bars, circles, heat_map
@@ -18,13 +19,12 @@ from storyzoo.reports.figures.scatter import known_labels, thinned
 from storyzoo.reports.figures.svg import plain
 from storyzoo.reports.figures.topics import (
     LAMBDA,
-    SHARED,
     Corpus,
     agreement,
     best_matches,
     corpus_of,
+    cosines,
     divergences,
-    overlap,
     relevance,
     scaled,
     shares_of,
@@ -121,7 +121,7 @@ def read(fit: Fitted) -> Topics:
     posterior = fit.tree["posterior"].to_dataset()
     drawn = posterior["topics"].transpose("chain", "draw", "topic", "word")
     mean = np.asarray(drawn.mean(("chain", "draw")).values, float)
-    corpus = corpus_of(*(np.asarray(given(fit, name)) for name in ("length", "word", "count")))
+    corpus = read_corpus(fit)
     mixtures = mixtures_of(fit, corpus)
     documents, mixture, folded = folded_in(fit, mean) if mixtures is None else (
         np.arange(corpus.n_documents), np.asarray(mixtures.mean(("chain", "draw")).values), False
@@ -149,6 +149,11 @@ def read(fit: Fitted) -> Topics:
         intervals=ends[:, order],
         folded=folded,
     )
+
+
+def read_corpus(fit: Fitted) -> Corpus:
+    """The counts that were fitted."""
+    return corpus_of(*(np.asarray(given(fit, name)) for name in ("length", "word", "count")))
 
 
 def mixtures_of(fit: Fitted, corpus: Corpus) -> xr.DataArray | None:
@@ -347,16 +352,17 @@ def by_class(topics: Topics, labels: NDArray[np.str_]) -> list[Figure]:
 
 
 def chains_agree(topics: Topics) -> Figure:
-    """How much each chain's topics have in common with those of the other chains."""
+    """How alike each chain's topics are to those of the other chains."""
     chains = thinned(topics.posterior.sizes["chain"], CHAINS)
-    drawn = topics.posterior.isel(chain=chains).mean("draw").values[:, topics.order]
-    common, shared = agreement(np.asarray(drawn, float))
-    others = (common.sum(2) - 1) / (len(chains) - 1)
+    drawn = np.asarray(topics.posterior.isel(chain=chains).mean("draw").values, float)
+    alike = agreement(drawn)[topics.order]
+    others = (alike.sum(2) - 1) / (len(chains) - 1)
+    pairs = alike[:, *np.triu_indices(len(chains), 1)]
     said = (
-        f"{shared} of {len(others)} topics are shared by all {len(chains)} chains: any two have "
-        f"at least {100 * SHARED:.0f} % of their words in common (one less the total variation "
-        "distance). Cells: per cent that a chain's topic has in common with its matches in the "
-        "other chains, on average. Topics that do not return are the chance of one start."
+        f"Two chains share {(pairs >= SHARED).sum(0).mean():.1f} of {drawn.shape[1]} topics on "
+        "average: matched one to one, the cosine of their words' probabilities is at least "
+        f"{SHARED:g}. Cells: the mean cosine of a chain's topic with its matches in the other "
+        "chains, times 100. What does not return is the chance of one start."
     )
     columns = [f"chain {c}" for c in chains]
     panel = heat_map(others, topics.labels(), columns, said, top=1.0)
@@ -365,22 +371,22 @@ def chains_agree(topics: Topics) -> Figure:
 
 
 def held_against(fit: Fitted, like: Fitted) -> list[Figure]:
-    """What the topics of two fits over the same words have in common, one by one."""
+    """How alike the topics of two fits over the same words are, one by one."""
     ours, theirs = _over_words(fit), _over_words(like)
     if ours is None or theirs is None or list(ours["word"].values) != list(theirs["word"].values):
         return []
-    common = overlap(theirs.values, ours.values)
-    partner = best_matches(common)
+    alike = cosines(theirs.values, ours.values)
+    partner = best_matches(alike)
     matched = partner >= 0
-    best = np.where(matched, common[np.arange(len(common)), partner], 0.0)
+    best = np.where(matched, alike[np.arange(len(alike)), partner], 0.0)
     shared = int((best >= SHARED).sum())
     rows = np.argsort(-best, kind="stable")
-    rest = np.setdiff1d(np.arange(common.shape[1]), partner[matched])
+    rest = np.setdiff1d(np.arange(alike.shape[1]), partner[matched])
     columns = np.concatenate([partner[rows][matched[rows]], rest])
-    said = f"{shared} of {len(common)} topics of the reference are shared."
+    said = f"{shared} of {len(alike)} topics of the reference are shared."
     rows, columns = rows[:MATRIX], columns[:MATRIX]
     panel = heat_map(
-        common[np.ix_(rows, columns)],
+        alike[np.ix_(rows, columns)],
         [f"topic {theirs['topic'].values[k]}" for k in rows],
         [str(ours["topic"].values[k]) for k in columns],
         said,
@@ -388,9 +394,9 @@ def held_against(fit: Fitted, like: Fitted) -> list[Figure]:
         told=False,
     )
     caption = (
-        "Words that each topic of the reference (rows) and each of the fit (columns) have in "
-        "common, one less the total variation distance, best matches on the diagonal; shared are "
-        f"those with at least {100 * SHARED:.0f} %."
+        "Cosines of the words' probabilities of each topic of the reference (rows) and of the fit "
+        "(columns), best matches on the diagonal; shared are those whose match is at least "
+        f"{SHARED:g}."
     )
     return [Figure("topics", "", caption, (replace(panel, items=(said,)),))]
 

@@ -6,6 +6,7 @@ probabilities over the topics.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,6 @@ from scipy.optimize import linear_sum_assignment
 
 LAMBDA = 0.6
 """Weight of probability against lift, at which people knew topics best (see ``relevance``)."""
-SHARED = 0.5
-"""Words in common from which on two topics count as one."""
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int_]
@@ -95,36 +94,34 @@ def scaled(squared: Array) -> tuple[Array, float]:
     return places, float(values[:2].sum() / max(values.sum(), 1e-300))
 
 
-def overlap(ones: Array, others: Array) -> Array:
-    """Words that two topics have in common, ``sum_v min(p_v, q_v)``: (K, L), from 0 to 1.
-
-    It is one less their total variation distance.
-    """
-    return np.stack([np.minimum(one, others).sum(1) for one in ones])
+def cosines(ones: Array, others: Array) -> Array:
+    """Cosines of the words' probabilities of two runs' topics: (K, L), from 0 to 1."""
+    lengths = np.linalg.norm(ones, axis=1)[:, None] * np.linalg.norm(others, axis=1)
+    found: Array = ones @ others.T / np.maximum(lengths, 1e-300)
+    return found
 
 
 def best_matches(common: Array) -> Places:
-    """(K,): the partner of each row, for the most in common in all; -1 where there is none."""
+    """(K,): the partner of each row, alike as can be in all; -1 where there is none."""
     partner = np.full(len(common), -1)
     rows, columns = linear_sum_assignment(-common)
     partner[rows] = columns
     return partner
 
 
-def agreement(chains: Array) -> tuple[Array, int]:
-    """How topics of several chains ``(C, K, V)`` agree; rows are those of the first: (K, C, C).
+def agreement(chains: Array) -> Array:
+    """How alike the topics of each two chains ``(C, K, V)`` are, matched one to one: (K, C, C).
 
-    Each chain's topics are matched to those of the first. Entry (k, a, b) is what topic k in chain
-    a and its match in chain b have in common. Beside it how many are shared by all chains: at
-    least half in common in each two.
+    Entry (k, a, b) is the cosine of topic k of chain a with its match in chain b: the matching for
+    which the cosines have the greatest sum (Greene, O'Callaghan and Cunningham 2014, ECML PKDD).
     """
-    matched = [chains[0]]
-    for chain in chains[1:]:
-        matched.append(chain[best_matches(overlap(chains[0], chain))])
-    same = np.stack(matched)
-    common = np.stack([np.minimum(one, same).sum(-1) for one in same], axis=0)  # (C, C, K)
-    found: Array = common.transpose(2, 0, 1)
-    return found, int((found.min(axis=(1, 2)) >= SHARED).sum())
+    found = np.ones((chains.shape[1], len(chains), len(chains)))
+    for a, b in itertools.combinations(range(len(chains)), 2):
+        alike = cosines(chains[a], chains[b])
+        partner = best_matches(alike)
+        found[:, a, b] = alike[np.arange(len(alike)), partner]
+        found[partner, b, a] = found[:, a, b]
+    return found
 
 
 def shares_of(mixture: Array, sizes: Array) -> Array:

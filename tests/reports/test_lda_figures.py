@@ -14,6 +14,7 @@ from scipy.spatial.distance import jensenshannon, pdist, squareform
 
 from storyzoo.inference.engine.method import Kind
 from storyzoo.inference.engine.target import make_target
+from storyzoo.models.kernels import topic_measures
 from storyzoo.models.lda import LatentDirichletAllocation
 from storyzoo.reports.diagnostics import diagnose, furthest_apart
 from storyzoo.reports.figures import Figure, own_figures
@@ -24,8 +25,8 @@ from storyzoo.reports.figures.topics import (
     agreement,
     best_matches,
     corpus_of,
+    cosines,
     divergences,
-    overlap,
     relevance,
     scaled,
     shares_of,
@@ -125,20 +126,12 @@ def test_two_topics_lie_on_a_line() -> None:
     assert shown == pytest.approx(1.0)
 
 
-def test_what_topics_share_is_one_less_their_total_variation() -> None:
-    ones, others = np.random.default_rng(2).dirichlet(np.ones(12), (2, 4))
-    expected = 1 - 0.5 * np.abs(ones[:, None] - others[None]).sum(-1)
-    np.testing.assert_allclose(overlap(ones, others), expected, atol=1e-12)
-
-
-def test_topics_in_another_order_are_matched_and_all_shared() -> None:
+def test_topics_in_another_order_are_matched() -> None:
     rng = np.random.default_rng(3)
     first = rng.dirichlet(np.full(50, 0.05), 5)
     order = rng.permutation(5)
-    np.testing.assert_array_equal(order[best_matches(overlap(first, first[order]))], np.arange(5))
-    common, shared = agreement(np.stack([first, first[order], first[::-1]]))
-    np.testing.assert_allclose(common, 1.0)
-    assert shared == 5
+    np.testing.assert_array_equal(order[best_matches(cosines(first, first[order]))], np.arange(5))
+    np.testing.assert_allclose(agreement(np.stack([first, first[order], first[::-1]])), 1.0)
 
 
 def test_topics_without_a_partner_are_named() -> None:
@@ -146,10 +139,15 @@ def test_topics_without_a_partner_are_named() -> None:
     np.testing.assert_array_equal(best_matches(common), [1, 0, -1])
 
 
-def test_a_topic_that_one_chain_lacks_is_not_shared() -> None:
-    first = np.eye(4)
-    second = np.array([*np.eye(4)[:3], [0.9, 0.05, 0.05, 0.0]])
-    assert agreement(np.stack([first, second, first]))[1] == 3
+def test_agreement_is_that_of_the_score() -> None:
+    chains = np.random.default_rng(4).dirichlet(np.full(20, 0.1), (4, 6))
+    found = agreement(chains)
+    pairs = found[:, *np.triu_indices(4, 1)]
+    expected = topic_measures.agreement(list(chains), threshold=0.6)
+    assert pairs.mean() == pytest.approx(expected.likeness)
+    assert (pairs >= 0.6).mean() == pytest.approx(expected.shared)
+    for a, b in ((0, 1), (2, 3)):  # the same matches, seen from either side
+        np.testing.assert_allclose(np.sort(found[:, a, b]), np.sort(found[:, b, a]))
 
 
 def test_sizes_count_every_word_of_every_document() -> None:
@@ -196,9 +194,9 @@ def test_only_draws_have_intervals() -> None:
 
 def test_chains_that_agree_share_all_topics_and_others_do_not() -> None:
     alike = named(own_figures(topics_fit()), "agreement")
-    assert alike.caption.startswith("3 of 3 topics are shared by all 3 chains")
+    assert alike.caption.startswith("Two chains share 3.0 of 3 topics")
     apart = named(own_figures(topics_fit(alike=False, words=300)), "agreement")
-    assert apart.caption.startswith("0 of 3 topics are shared by all 3 chains")
+    assert apart.caption.startswith("Two chains share 0.0 of 3 topics")
     assert "agreement" not in [f.name for f in own_figures(topics_fit("point"))]
 
 
