@@ -22,6 +22,7 @@ ICML, §4.5; Buntine (2009), ACML, on its bias; Gilks and Berzuini (2001), JRSS 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -68,10 +69,10 @@ def left_to_right(
         places = (starts[own].unsqueeze(1) + reach).clamp(max=len(words) - 1)
         found = _Filters(phi, alpha, words[places], sizes[own], filters, particles, generator)
         evidence = found.read().cpu()
-        mean = evidence.logsumexp(1) - np.log(filters)
+        mean = evidence.logsumexp(1) - math.log(filters)
         relative = (evidence - mean.unsqueeze(1)).exp()
         nats[own.cpu()] = mean
-        se[own.cpu()] = relative.std(1) / np.sqrt(filters)
+        se[own.cpu()] = relative.std(1) / math.sqrt(filters)
     size = torch.zeros_like(sizes).index_copy(0, chosen, sizes[chosen])
     return LeftToRight(nats.to(topics.device), se.to(topics.device), size)
 
@@ -164,4 +165,5 @@ class _Filters:
 
 def _log_mean(weight: Tensor) -> Tensor:
     """``log mean exp`` over the last dim."""
-    return weight.logsumexp(-1) - np.log(weight.shape[-1])
+    mean: Tensor = weight.logsumexp(-1) - math.log(weight.shape[-1])
+    return mean

@@ -14,31 +14,50 @@ import storyzoo as sz
 from storyzoo.fit import Fit
 from storyzoo.inference.em import EM
 from storyzoo.inference.engine.method import Method
+from storyzoo.inference.engine.progress import Progress
 from storyzoo.inference.gibbs import Gibbs
+from storyzoo.inference.svi import SVI, SVIInfo
 from storyzoo.models.kernels.topic_measures import agreement, diversity, has_c_v, npmi
 from storyzoo.models.lda import LatentDirichletAllocation
+from storyzoo.run import prepare
 from tests.models.corpora import drawn_corpus
 
 KNOWN = drawn_corpus(np.random.default_rng(7))
+STORY = LatentDirichletAllocation(n_topics=4, alpha=0.2)
 METHODS: dict[str, Method] = {
     "em": EM(restarts=3, max_steps=200),
     "em-collapsed": EM(collapsed=True, restarts=3),
+    "svi": SVI(guide="natural", batch_size=50, draws=100),
     "gibbs": Gibbs(chains=2, draws=40, warmup=200, thin=2, cores=1),
 }
 
 
 @pytest.fixture(scope="module")
 def fits() -> dict[str, Fit]:
-    story = LatentDirichletAllocation(n_topics=4, alpha=0.2)
     return {
-        name: sz.fit(story, KNOWN.arrays, method, holdout=0.2, progress=False)
+        name: sz.fit(STORY, KNOWN.arrays, method, holdout=0.2, seed=seed_of(method), progress=False)
         for name, method in METHODS.items()
     }
 
 
+def seed_of(method: Method) -> int:
+    """Where a method makes one start, the seed of the highest bound of four; half of all seeds
+    lead natural gradients to topics that blend two of the known ones."""
+    if not isinstance(method, SVI):
+        return 0
+    train = prepare(STORY, KNOWN.arrays, holdout=0.2).train
+
+    def bound(seed: int) -> float:
+        info = method.run(train, seed=seed, progress=Progress(quiet=True)).info
+        assert isinstance(info, SVIInfo)
+        return info.elbo[-1]
+
+    return max(range(4), key=bound)
+
+
 def mean_topics(fit: Fit) -> np.ndarray:
-    values: np.ndarray = fit.tree["posterior"]["topics"].mean(("chain", "draw")).values
-    return values
+    topics = fit.tree["posterior"].to_dataset()["topics"]
+    return topics.mean(("chain", "draw")).to_numpy()
 
 
 def fitted_corpus(fit: Fit) -> dict[str, Any]:
