@@ -144,10 +144,11 @@ def furthest_apart(array: xr.DataArray, count: int) -> dict[str, xr.DataArray]:
     places = np.sort(np.argpartition(-apart, min(count, apart.size) - 1)[:count])
     labels = _labels(array)
     found = {}
-    for index in zip(*np.unravel_index(places, values.shape[2:]), strict=True):
-        at = tuple(int(place) for place in index)
-        name = _named(array, labels, at)
-        found[name] = xr.DataArray(values[(..., *at)], dims=("chain", "draw"), name=name)
+    for place in places:
+        index = tuple(map(int, np.unravel_index(place, values.shape[2:])))
+        at: Any = (..., *index)
+        name = _named(array, labels, index)
+        found[name] = xr.DataArray(values[at], dims=("chain", "draw"), name=name)
     return found
 
 

@@ -179,8 +179,10 @@ def folded_in(fit: Fitted, mean: Array) -> tuple[Places, Array, bool]:
             )
             for name, values in posterior.data_vars.items()
         }
-        found = story.fold_in(latents, fit.target.rows(rows).data)["mixture"].mean
-    return rows, found.cpu().numpy().astype(float), True
+        found = story.fold_in(latents, fit.target.rows(rows).data)
+    if found is None:
+        return np.zeros(0, int), np.zeros((0, len(mean))), False
+    return rows, found["mixture"].mean.cpu().numpy().astype(float), True
 
 
 # -- words and documents -----------------------------------------------------------------------
@@ -221,7 +223,8 @@ def _word_bars(
             topics.words[v],
             topics.mean[k, v],
             per_cent(topics.mean[k, v]),
-            *ends[:, place],
+            low=ends[0, place],
+            high=ends[1, place],
             tick=shares[v],
         )
         for place, v in enumerate(own)
@@ -318,7 +321,7 @@ def topic_map(topics: Topics) -> Figure:
     places, shown = scaled(apart)
     labels = topics.labels(6)
     nearest = apart + np.eye(len(apart)) * 2
-    one, other = np.unravel_index(nearest.argmin(), nearest.shape)
+    one, other = divmod(int(nearest.argmin()), len(nearest))
     said = (
         "Distances are Jensen-Shannon distances between topics, brought into the plane by "
         f"classical scaling, which shows {100 * shown:.0f} % of their spread; areas are sizes. "

@@ -7,7 +7,7 @@ probabilities over the topics.
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ Array = NDArray[np.float64]
 Places = NDArray[np.int_]
 
 
-class Corpus(NamedTuple):
+@dataclass(frozen=True)
+class Corpus:
     """Counts without their zeros: entries (E,) of documents that follow one another."""
 
     document: Places
@@ -31,12 +32,13 @@ class Corpus(NamedTuple):
 
     def word_shares(self, n_words: int) -> Array:
         """(V,): each word's share of all words."""
-        total = np.bincount(self.word, self.count, n_words)
-        return total / max(total.sum(), 1.0)
+        total = np.bincount(self.word, self.count, n_words).astype(float)
+        shares: Array = total / max(total.sum(), 1.0)
+        return shares
 
     def sizes(self) -> Array:
         """(D,): words of each document, repeats counted."""
-        return np.bincount(self.document, self.count, self.n_documents)
+        return np.bincount(self.document, self.count, self.n_documents).astype(float)
 
 
 def corpus_of(length: Places, word: Places, count: Places) -> Corpus:

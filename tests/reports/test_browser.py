@@ -14,6 +14,7 @@ from storyzoo.reports.figures.svg import plain
 from storyzoo.reports.page import compare_page, fit_page
 from tests.reports.pages import HOSTILE, compared, mixture_fit, schools_fit
 from tests.reports.test_figures import contrast
+from tests.reports.test_lda_figures import topics_fit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -30,7 +31,7 @@ QUIET = (
     "--disable-sync",
     "--no-first-run",
 )
-KINDS = ("draws", "approximation", "point", "comparison", "hostile")
+KINDS = ("draws", "approximation", "point", "comparison", "hostile", "topics")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "point": fit_page(fits[0]),
         "comparison": compare_page(compared(fits, folder=home)),
         "hostile": fit_page(hostile),
+        "topics": fit_page(topics_fit(topics=12, words=90, labels=["a", "b", "c"] * 10)),
     }
     for name, page in written.items():
         (home / f"{name}.html").write_text(page, encoding="utf-8")
