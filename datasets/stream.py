@@ -39,7 +39,9 @@ class CorpusStream:
             yield counts.arrays
 
 
-def open_stream(path: Path, form: str, options: Mapping[str, str], known: tuple[str, ...]) -> Dataset:
+def open_stream(
+    path: Path, form: str, options: Mapping[str, str], known: tuple[str, ...]
+) -> Dataset:
     """The first block of a corpus as a data set, with the stream of them all.
 
     ``known`` are the options of the file's form. DataError where no document of the first block

@@ -89,10 +89,8 @@ class SVI(Method):
     for stories that are conditionally conjugate; ``auto`` is that where it can be, else
     ``multivariate``. The ``learning_rate`` is in units of each coordinate's width at the start;
     ``window`` is how many steps the ELBO is averaged over. ``batch_size``: examples per step, None
-    for all (of a stream, 1000).
-
-    ``natural`` makes one start and step t of ``(t + delay) ** -forgetting`` of the way; its draws
-    take at most ``megabytes``.
+    for all; ``natural`` takes 256, of which step t goes ``(t + delay) ** -forgetting`` of the way,
+    or the whole way with all of them. It makes one start, and its draws take at most ``megabytes``.
     """
 
     name: ClassVar[str] = "svi"
@@ -108,7 +106,7 @@ class SVI(Method):
     starts: int = 4
     window: int = 50
     draws: int = 4000
-    delay: float = 1.0
+    delay: float = 10.0
     forgetting: float = 0.7
     megabytes: float = 200
     minutes: float | None = None
@@ -137,8 +135,10 @@ class SVI(Method):
         if self.guide == "auto":
             return self._chosen(story).refuses(story, structure)
         if self.guide == "natural":
-            return None if story.has("mean_field") else (
-                "it has no conjugate family; use guide=normal, multivariate or lowrank"
+            return (
+                None
+                if story.has("mean_field")
+                else ("it has no conjugate family; use guide=normal, multivariate or lowrank")
             )
         if self.guide == "story" and not story.has("guide"):
             return "it has no guide of its own; use guide=normal, multivariate or lowrank"
@@ -193,7 +193,6 @@ class SVI(Method):
             keeper.remove()
         return outcome
 
-
     def _run_natural(
         self, target: Target, seed: int, progress: Progress, checkpoint: Checkpoint | None
     ) -> Outcome:
@@ -214,7 +213,7 @@ class SVI(Method):
         info = SVIInfo(
             gradient_evaluations=fit.passes,
             stopped=stopped,
-            start="random labels of the first examples",
+            start="random parameters of the shared sites",
             engine="the story's conjugate family",
             notes=(ONE_START, *found.notes),
             elbo=(*path, found.elbo),

@@ -123,8 +123,8 @@ class MeanField(Protocol):
     prior: Mapping[str, Tensor]
     """Parameters of the shared sites' priors."""
 
-    def start(self, data: Data, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Statistics of some examples whose labels are random."""
+    def start(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Random parameters of the shared sites."""
 
     def local_step(self, parameters: Latents, data: Data, warm: Latents | None = None) -> LocalStep:
         """The best q of the latents of some examples given the shared sites' parameters.

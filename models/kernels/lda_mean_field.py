@@ -34,6 +34,8 @@ from storyzoo.story import LocalStep
 
 _ROUNDS, _STILL = 100, 1e-3
 """Most rounds of a batch's local step, and the share of its words that may still move."""
+_SHAPE = 100.0
+"""Of the gamma distribution, of mean one, of the topics' first parameters."""
 _SINGLE = 0.02
 """Concentration of mixtures from which single precision spans the weights."""
 
@@ -49,12 +51,10 @@ class MeanFieldTopics:
         self._dtype = torch.float32 if float(alpha.min()) >= _SINGLE else torch.float64
         self.prior = {"topics": self._alpha.new_full((len(alpha), n_words), eta)}
 
-    def start(self, data: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Tensor]:
-        """Statistics of words of which each is nearly of one random topic."""
-        k, n_words = self.prior["topics"].shape
-        weight = lda.random_weights(data, k, rng)
-        counts = lda.count_weights(weight, data, n_words, torch.float64)
-        return {"topics": counts.by_word.mT.contiguous()}
+    def start(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Nearly even topics, each word counted about once in each (Hoffman et al. 2010)."""
+        prior = self.prior["topics"]
+        return {"topics": torch.from_numpy(rng.gamma(_SHAPE, 1 / _SHAPE, prior.shape)).to(prior)}
 
     def local_step(
         self,
