@@ -348,7 +348,8 @@ ENTRIES: dict[str, Entry] = {
         "Each of the ten words that a topic ranks highest is described by its NPMI with all ten; "
         "the measure is how nearly these descriptions point one way. Here words are company where "
         "they stand in one document: counts know no order, and the published measure, which "
-        "slides a window over 110 words, gives other values.",
+        "slides a window over 110 words, gives other values. It is there where gensim is: "
+        "pip install 'storyzoo[topics]'.",
         "mean cosine(v_i, sum_j v_j), v_ij = NPMI_ij",
         "Röder, Both & Hinneburg (2015), WSDM",
     ),
