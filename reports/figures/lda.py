@@ -209,7 +209,7 @@ def word_cards(fit: Fitted, topics: Topics) -> Figure:
     keys = [Key("s", "c0", "probability in the topic"), Key("tick", "c1", "in all documents")]
     if topics.uncertain:
         keys.insert(1, Key("line", "ink", f"{round(100 * INTERVAL)} % interval"))
-    return Figure("topics", "", _told(topics), tuple(panels), tuple(keys), layout="small")
+    return Figure("topics", "", _told(fit, topics), tuple(panels), tuple(keys), layout="small")
 
 
 def _word_bars(
@@ -236,14 +236,14 @@ def per_cent(share: float) -> str:
     return f"{100 * share:.1f} %" if share >= 0.001 else f"{100 * share:.1g} %"
 
 
-def _told(topics: Topics) -> str:
+def _told(fit: Fitted, topics: Topics) -> str:
     said = (
         "Words by relevance to their topic, "
         f"{LAMBDA:g} log p(word | topic) + {1 - LAMBDA:g} log [p(word | topic) / p(word)] "
         "(Sievert and Shirley 2014), which puts first what is frequent in a topic and rarer "
         "elsewhere; bars are p(word | topic), on a scale of each topic's own."
     )
-    if topics.uncertain:
+    if topics.posterior.sizes["chain"] > 1:
         said += " Where chains disagree on a topic, means and intervals are over all of them."
     if len(topics.mixture):
         said += (
@@ -254,6 +254,12 @@ def _told(topics: Topics) -> str:
         said += (
             " The fit keeps no documents' mixtures: they were estimated given the mean topics, of "
             f"{grouped(len(topics.documents))} of {grouped(topics.corpus.n_documents)} documents."
+        )
+    rows, kept = fit.description.get("data", {}), topics.corpus.n_documents
+    if rows.get("streamed") and rows["rows"] > kept:
+        said += (
+            f" Of {grouped(rows['rows'])} documents in the stream the first {grouped(kept)} are "
+            "looked at here."
         )
     whole = topics.posterior.sizes["topic"]
     if len(topics.order) < whole:

@@ -227,6 +227,13 @@ def test_without_mixtures_documents_are_folded_in() -> None:
         assert size == pytest.approx(same, abs=3)
 
 
+def test_a_stream_says_what_of_it_is_looked_at() -> None:
+    told = {"data": {"streamed": True, "rows": 12_000}}
+    figures = own_figures(topics_fit("point", mixtures=False, description=told))
+    caption = named(figures, "topics").caption.replace("\u202f", " ")
+    assert "Of 12 000 documents in the stream the first 30 are looked at here." in caption
+
+
 @pytest.mark.parametrize("topics", [2, 7, NAMED + 1, TOPICS, TOPICS + 3])
 def test_any_number_of_topics_is_drawn_small(topics: int) -> None:
     fit = topics_fit(
