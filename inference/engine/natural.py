@@ -17,7 +17,7 @@ than the mean of ``lp - log_q``, in which they are summed out.
 
 The ELBO, ``N / B`` times the examples' part less ``KL(q || prior)`` of the shared sites, is
 averaged over a pass of the examples, or over a window of steps where that is shorter; the run has
-settled when two windows in a row rise by less than 1e-4 of it, or than their noise.
+settled when two windows in a row rise by less than 5e-4 of it, or than their noise.
 
 Sources: Hoffman, Blei, Wang and Paisley (2013), "Stochastic variational inference", JMLR 14;
 Hoffman, Blei and Bach (2010), "Online learning for latent Dirichlet allocation", NIPS 23.
@@ -43,7 +43,7 @@ from storyzoo.inference.engine.resume import Keeper
 from storyzoo.inference.engine.target import Target
 from storyzoo.story import LocalStep
 
-RISE, PATIENCE = 1e-4, 2
+RISE, PATIENCE = 5e-4, 2
 """Share of the ELBO that counts as a rise, and windows without one before the run has settled."""
 NOISE = 2.0
 """Standard errors by which a window's ELBO must exceed the last one's to count as risen."""

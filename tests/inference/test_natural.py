@@ -51,12 +51,11 @@ def topics_of(corpus: Known, **fields: Any) -> Target:
     return make_target(story, corpus.arrays)
 
 
-def climb(target: Target, seed: int = 0, **schedule: Any) -> NaturalFit:
-    usual: dict[str, Any] = dict(
-        batch_size=ALL, delay=10.0, forgetting=0.7, max_steps=50, window=50, draws=10, megabytes=200
-    )
+def climb(target: Target) -> NaturalFit:
+    usual: dict[str, Any] = {"batch_size": ALL, "delay": 10.0, "forgetting": 0.7}
+    usual |= {"max_steps": 50, "window": 50, "draws": 10, "megabytes": 200}
     with target.context():
-        return NaturalFit(Schedule(**{**usual, **schedule}), target, seed, Keeper(None, ""))
+        return NaturalFit(Schedule(**usual), target, 0, Keeper(None, ""))
 
 
 # -- all examples at every step ------------------------------------------------------------------
@@ -105,7 +104,7 @@ def bound(
 
 def test_all_examples_at_once_are_coordinate_ascent() -> None:
     target = make_target(LatentDirichletAllocation(n_topics=2, alpha=0.5, eta=0.3), TINY)
-    fit = climb(target, max_steps=40)
+    fit = climb(target)
     table, topics = table_of(TINY), fit.state.parameters["topics"].numpy()
     mixture = 0.5 + table.sum(1, keepdims=True).repeat(2, 1) / 2
     for _ in range(1000):
