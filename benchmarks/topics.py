@@ -4,11 +4,11 @@ Every side gets the same counts and priors (alpha = 0.1, eta = 0.01, neither lea
 several lengths, each fit in a process of its own with one thread. The clock counts CPU seconds of
 that process and what it starts, from counts in the side's own form to topics in memory; memory is
 the process's peak above what it held before the fit, in MB (Linux; what a chain in a process of
-its own takes is not seen). Held-out documents are never fitted:
-``perplexity`` is that of document completion under the topics, by one code for all, story
-``lda``'s, which sees one half of the words of each document, the same for every side. ``npmi`` is
-the coherence of the ten top words over the documents fitted, ``shared`` how many topics two seeds
-have in common (cosine 0.8). Figures are medians over seeds.
+its own takes is not seen). Held-out documents are never fitted: ``perplexity`` is that of document
+completion under the topics, by one code for all, story ``lda``'s, which sees one half of the words
+of each document, the same for every side. ``npmi`` is the coherence of the ten top words over the
+documents fitted, ``shared`` how many topics two seeds have in common (cosine 0.8). Figures are
+medians over seeds.
 
 The corpora are BBC News (K = 20; its test and validation documents held out) and, with
 ``--corpus``, one of the user's own (K = 50; its own split, else one in five held out). With
@@ -90,8 +90,8 @@ class Side:
 
 
 SIDES = (
-    Side("storyzoo collapsed", 500, "passes at most"),
-    Side("storyzoo gibbs", 300, "sweeps"),
+    *(Side("storyzoo collapsed", n, "passes at most") for n in (40, 500)),
+    *(Side("storyzoo gibbs", n, "sweeps") for n in (100, 300)),
     Side("storyzoo svi", 50),
     *(Side("scikit-learn batch", n, needs="sklearn") for n in (20, 60)),
     *(Side("scikit-learn online", n, needs="sklearn") for n in (10, 30)),
@@ -188,7 +188,7 @@ def story(k: int) -> LatentDirichletAllocation:
 
 
 def measure(name: str, k: int, seeds: Sequence[int], only: str = "") -> list[Row]:
-    """All sides on a corpus, a line each as it comes; sides take turns within each seed."""
+    """All sides on a corpus, which take turns within each seed; each run is told on stderr."""
     train, held = split(name, k)
     print(
         f"{name}: {len(train['length'])} documents fitted, {held.n_examples} held out, "
@@ -201,6 +201,7 @@ def measure(name: str, k: int, seeds: Sequence[int], only: str = "") -> list[Row
         for seed in seeds:
             for side in sides:
                 found[side].append(_run(side, k, seed, Path(folder), train, held))
+                print(line(Row(side, found[side][-1:])), file=sys.stderr, flush=True)
     rows = [Row(side, runs) for side, runs in found.items()]
     print(table(rows) + "\n", flush=True)
     return rows
@@ -406,8 +407,9 @@ def as_matrix(corpus: Corpus) -> Any:
 
 def shares(weights: Array) -> Array:
     """Weights (K, V) of words as probabilities."""
-    found: Array = np.asarray(weights, dtype=np.float64)
-    return found / found.sum(1, keepdims=True)
+    found = np.asarray(weights, dtype=np.float64)
+    probability: Array = found / found.sum(1, keepdims=True)
+    return probability
 
 
 # -- the tables ------------------------------------------------------------------------------
@@ -415,14 +417,17 @@ def shares(weights: Array) -> Array:
 
 def table(rows: Sequence[Row]) -> str:
     """A line per side."""
-    lines = [f"{'':38} {'CPU s':>8} {'MB':>7} {'perplexity':>11} {'npmi':>7} {'shared':>7}"]
-    for row in rows:
-        shared = "" if row.shared is None else f"{row.shared:.1f}"
-        lines.append(
-            f"{row.side!s:38} {row.told('cpu'):8.2f} {row.told('megabytes'):7.0f} "
-            f"{row.told('perplexity'):11.1f} {row.told('npmi'):7.3f} {shared:>7}"
-        )
-    return "\n".join(lines)
+    head = f"{'':38} {'CPU s':>8} {'MB':>7} {'perplexity':>11} {'npmi':>7} {'shared':>7}"
+    return "\n".join([head, *map(line, rows)])
+
+
+def line(row: Row) -> str:
+    """One side's figures, medians over its runs."""
+    shared = "" if row.shared is None else f"{row.shared:.1f}"
+    return (
+        f"{row.side!s:38} {row.told('cpu'):8.2f} {row.told('megabytes'):7.0f} "
+        f"{row.told('perplexity'):11.1f} {row.told('npmi'):7.3f} {shared:>7}"
+    )
 
 
 def shortfalls(rows: Sequence[Row]) -> list[str]:
@@ -451,7 +456,7 @@ def _shortfall(row: Row, best: float, fastest: float, coherent: float) -> str | 
         lacks.append(f"{row.told('cpu'):.2f} CPU s, the fastest peer {fastest:.2f}")
     if row.told("npmi") < coherent:
         lacks.append(f"NPMI {row.told('npmi'):.3f}, tomotopy {coherent:.3f}")
-    return f"{row.side.name}: {'; '.join(lacks)}" if lacks else None
+    return f"{row.side}: {'; '.join(lacks)}" if lacks else None
 
 
 # -- from a stream ---------------------------------------------------------------------------

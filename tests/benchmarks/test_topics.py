@@ -75,9 +75,9 @@ def test_a_promise_is_kept_where_one_method_keeps_all_of_it() -> None:
     )
     assert shortfalls([kept, slow, *peers]) == []
     assert shortfalls([slow, worse, dull, *peers]) == [
-        "storyzoo gibbs: 2.60 CPU s, the fastest peer 5.00",
-        "storyzoo svi: perplexity 900.1, a peer's 900.0",
-        "storyzoo gibbs: NPMI 0.190, tomotopy 0.200",
+        "storyzoo gibbs, 10 passes: 2.60 CPU s, the fastest peer 5.00",
+        "storyzoo svi, 10 passes: perplexity 900.1, a peer's 900.0",
+        "storyzoo gibbs, 10 passes: NPMI 0.190, tomotopy 0.200",
     ]
     assert "tomotopy, 10 passes" in table(peers)
 
