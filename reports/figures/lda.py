@@ -43,7 +43,7 @@ MANY = 40
 FOLDED = 2000
 """Documents whose mixtures are looked for where the fit keeps none."""
 NAMED = 30
-"""Topics up to which the map tells a word of each."""
+"""Topics up to which the map tells a word of each; of more it numbers the largest."""
 CLASSES = 12
 """Known classes that are shown at most, those with the most documents."""
 CHAINS = 12
@@ -318,7 +318,9 @@ def sizes(topics: Topics) -> Figure:
             f"shown {per_cent(topics.shares.min())}; {int((leads > 0).sum())} of {len(rows)} "
             "topics are the main one of some document."
         )
-    return Figure("sizes", "Sizes", said, (bars(rows, said, width=345, letters=30),))
+    if len(rows) > MANY:
+        said += f" Drawn are the {MANY} largest."
+    return Figure("sizes", "Sizes", said, (bars(rows[:MANY], said, width=345, letters=30),))
 
 
 def topic_map(topics: Topics) -> Figure:
@@ -334,7 +336,10 @@ def topic_map(topics: Topics) -> Figure:
         f"The two most alike are {topics.names[one]} and {topics.names[other]}, "
         f"{np.sqrt(apart[one, other]):.2f} of at most 1 apart."
     )
-    names = topics.labels(1) if len(labels) <= NAMED else list(topics.names)
+    names = topics.labels(1) if len(labels) <= NAMED else list(topics.names[:NAMED])
+    if len(names) < len(labels):
+        said += f" The {NAMED} largest are numbered."
+        names += [""] * (len(labels) - NAMED)
     panel = circles(places, topics.shares, names, labels, said)
     return Figure("map", "Map", said, (panel,))
 
