@@ -149,6 +149,9 @@ def main() -> int:
         missed += [f"MISSED on {name}: {said}" for said in shortfalls(rows)]
     if options.stream:
         missed += stream()
+    if options.only:
+        print("promises are not judged on some sides alone")
+        return 0
     print("\n" + ("\n".join(missed) or "every promise kept"))
     return 1 if missed else 0
 
