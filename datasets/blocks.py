@@ -23,17 +23,25 @@ def count_words(
     path: str | Path, reading: Reading | None = None, options: Mapping[str, str] | None = None
 ) -> Reading:
     """The first pass: the reading with its vocabulary. Counts have theirs, and are not filtered."""
+    return survey(path, reading, options)[0]
+
+
+def survey(
+    path: str | Path, reading: Reading | None = None, options: Mapping[str, str] | None = None
+) -> tuple[Reading, int]:
+    """The first pass: the reading with its vocabulary, and the number of documents."""
     source = _open(Path(path), options or {}, text.BLOCK)
     if isinstance(source, CountFile):
-        sizes = (block.n_words for block in source.blocks())
-        n_words = len(source.words) or max(sizes)
-        return Reading(tokens="", vocabulary=source.words, n_words=n_words)
+        n_words, documents = len(source.words), 0
+        for counts in source.blocks():
+            n_words, documents = max(n_words, counts.n_words), documents + len(counts.length)
+        return Reading(tokens="", vocabulary=source.words, n_words=n_words), documents
     reading = reading or Reading()
     tally, before = Tally(source.name, reading), 0
     for block in source.blocks():
         text.refuse_empty(source, block, tally.add(block), before, reading)
         before += len(block)
-    return tally.finish()[0]
+    return tally.finish()[0], before
 
 
 def iterate_blocks(

@@ -2,7 +2,8 @@
 
 ``news.txt:min_df=5,max_df=0.5`` has a document per line, a folder one per ``.txt`` file,
 ``articles.csv:text=body,labels=topic`` one per row; ``docword.NAME.txt`` is UCI's bag of words,
-``NAME.ldac`` is LDA-C, an ``.npz`` may hold SciPy's sparse matrix. ``.gz`` is unpacked.
+``NAME.ldac`` is LDA-C, an ``.npz`` may hold SciPy's sparse matrix. ``.gz`` is unpacked. With
+``stream=true`` the file is fitted from block by block.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from storyzoo.datasets.vocabulary import Reading, align, filter_words
 from storyzoo.errors import DataError, SettingError, nearest
 
 FORMS = {
-    "lines": ("format", "empty"),
-    "folder": ("format", "empty"),
-    "column": ("format", "empty", "text", "labels", "names"),
-    "uci": ("format", "empty", "vocabulary"),
-    "lda-c": ("format", "empty", "vocabulary"),
-    "sparse": ("format", "empty", "vocabulary"),
+    "lines": ("format", "empty", "stream"),
+    "folder": ("format", "empty", "stream"),
+    "column": ("format", "empty", "stream", "text", "labels", "names"),
+    "uci": ("format", "empty", "stream", "vocabulary"),
+    "lda-c": ("format", "empty", "stream", "vocabulary"),
+    "sparse": ("format", "empty", "stream", "vocabulary"),
 }
 """What a file can be, and the options that it takes beside those of reading."""
 
@@ -92,6 +93,12 @@ def read_corpus(
     path: Path, form: str, options: Mapping[str, str], reading: Reading | None = None
 ) -> Dataset:
     """Documents as a data set of counts; with a reading as that reads them."""
+    from storyzoo.datasets import stream
+
+    if stream.is_asked_for(path.name, options):
+        if reading is not None:
+            raise SettingError(f"data {path.name!r}: only what is fitted is streamed: leave it out")
+        return stream.open_stream(path, form, options, FORMS[form])
     wanted = reading or read_reading(path.name, options, READING + FORMS[form])
     if reading is not None:
         selection.leave_reading(path.name, options)

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from storyzoo.datasets.standardise import Standardised
 from storyzoo.datasets.vocabulary import Reading
+
+
+class Stream(Protocol):
+    """Examples that stay where they are, as often as they are asked for."""
+
+    @property
+    def n_examples(self) -> int:
+        """How many there are."""
+
+    def blocks(self, size: int) -> Iterator[Mapping[str, np.ndarray | int]]:
+        """Arrays by name, ``size`` examples at a time, the last maybe fewer."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,8 @@ class Dataset:
     standardised: Standardised | None = None
     reading: Reading | None = None
     """How text became counts, by which new text is read in the same way."""
+    stream: Stream | None = None
+    """All examples, where the arrays hold but the first of them."""
     sha256: str = ""
     """Fingerprint of the values and column names as they stand here, after the options."""
     notes: tuple[str, ...] = ()

@@ -12,13 +12,17 @@ its noise; then the guide becomes the average of the window and the step a third
 levels the run has settled (Dhaka et al. 2020; Welandawe et al. 2022, on averages and falling
 steps; Agrawal, Sheldon and Domke 2020, on starts). Draws of the guide come with ``lp`` and
 ``log_q``, so that k-hat tells how far it is from the posterior (Yao et al. 2018).
+
+A conditionally conjugate story has a guide whose best parameters are known in closed form, one
+part given the others: natural gradients then need no particles and no Adam, see
+:mod:`storyzoo.inference.engine.natural`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -31,6 +35,7 @@ from storyzoo.inference.engine.checkpoint import Checkpoint, restore_torch, torc
 from storyzoo.inference.engine.density import LogDensity
 from storyzoo.inference.engine.guides import Guide, LowRankGuide, MultivariateGuide, NormalGuide
 from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, needs_density, require
+from storyzoo.inference.engine.natural import NaturalFit, Schedule
 from storyzoo.inference.engine.own_guide import OwnGuide
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.restarts import compile_seconds
@@ -51,6 +56,7 @@ NOISE = 2.0
 TRIAL_DRAWS = 200
 """Fresh draws by which the ends of the starts are compared."""
 LONGEST_PATH = 500
+ONE_START = "natural gradients made one start: other optima were not looked for, try other seeds"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +73,8 @@ class SVIInfo(Info):
     """Final ELBO by start."""
     best: int = 0
     guide: str = ""
+    weighed: bool = True
+    """Whether draws came with their densities, so that there can be a k-hat."""
     steps: int = 0
     resumed_evaluations: int = 0
     """Of the gradient evaluations: how many came from a checkpoint."""
@@ -77,16 +85,19 @@ class SVI(Method):
     """Variational inference with a normal guide on the unconstrained scale, or the story's own.
 
     ``guide``: ``normal`` (independent coordinates, for the largest stories), ``multivariate``
-    (all correlations), ``lowrank`` (some of them: ``rank`` directions) or ``story``. The
-    ``learning_rate`` is in units of each coordinate's width at the start; ``window`` is how many
-    steps the ELBO is averaged over. ``batch_size``: examples per step, None for all.
+    (all correlations), ``lowrank`` (some of them: ``rank`` directions), ``story``, or ``natural``
+    for stories that are conditionally conjugate; ``auto`` is that where it can be, else
+    ``multivariate``. The ``learning_rate`` is in units of each coordinate's width at the start;
+    ``window`` is how many steps the ELBO is averaged over. ``batch_size``: examples per step, None
+    for all; ``natural`` takes 256, of which step t goes ``(t + delay) ** -forgetting`` of the way,
+    or the whole way with all of them. It makes one start, and its draws take at most ``megabytes``.
     """
 
     name: ClassVar[str] = "svi"
     kind: ClassVar[Kind] = "approximation"
     info_type: ClassVar[type[Info]] = SVIInfo
 
-    guide: Literal["normal", "multivariate", "lowrank", "story"] = "multivariate"
+    guide: Literal["auto", "normal", "multivariate", "lowrank", "story", "natural"] = "auto"
     rank: int = 5
     max_steps: int = 5000
     batch_size: int | None = None
@@ -95,10 +106,13 @@ class SVI(Method):
     starts: int = 4
     window: int = 50
     draws: int = 4000
+    delay: float = 10.0
+    forgetting: float = 0.7
+    megabytes: float = 200
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        known = ("normal", "multivariate", "lowrank", "story")
+        known = ("auto", "normal", "multivariate", "lowrank", "story", "natural")
         require(self.guide in known, "svi", "guide", self.guide, " or ".join(known))
         for setting in ("rank", "max_steps", "particles", "starts", "draws"):
             value = getattr(self, setting)
@@ -107,6 +121,10 @@ class SVI(Method):
         require(sized, "svi", "batch_size", self.batch_size, "at least 1")
         require(self.window >= 2, "svi", "window", self.window, "at least 2")
         require(self.learning_rate > 0, "svi", "learning_rate", self.learning_rate, "above 0")
+        require(self.delay >= 1, "svi", "delay", self.delay, "at least 1")
+        sound = 0.5 < self.forgetting <= 1
+        require(sound, "svi", "forgetting", self.forgetting, "above 0.5 and at most 1")
+        require(self.megabytes > 0, "svi", "megabytes", self.megabytes, "above 0")
         timed = self.minutes is None or self.minutes > 0
         require(timed, "svi", "minutes", self.minutes, "above 0")
 
@@ -117,12 +135,30 @@ class SVI(Method):
             return reason
         if not structure.latents:
             return "it has no continuous latent site"
+        if self.guide == "auto":
+            return self._chosen(story).refuses(story, structure)
+        if self.guide == "natural":
+            return (
+                None
+                if story.has("mean_field")
+                else ("it has no conjugate family; use guide=normal, multivariate or lowrank")
+            )
         if self.guide == "story" and not story.has("guide"):
             return "it has no guide of its own; use guide=normal, multivariate or lowrank"
         size = sum(math.prod(site.shape) for site in structure.latents.values())
         if self.guide == "multivariate" and size > MOST_DIMS:
             return f"its {size} dims are too many for guide=multivariate; use normal or lowrank"
         return self._refuses_slices(story, structure) if self.batch_size is not None else None
+
+    def streams(self, story: Story) -> bool:
+        """Natural gradients need each example once."""
+        return self._chosen(story).guide == "natural"
+
+    def _chosen(self, story: Story) -> SVI:
+        """The same with a guide in place of ``auto``."""
+        if self.guide != "auto":
+            return self
+        return replace(self, guide="natural" if story.has("mean_field") else "multivariate")
 
     def _refuses_slices(self, story: Story, structure: Structure) -> str | None:
         reason = refuses_slices(story, structure)
@@ -142,6 +178,11 @@ class SVI(Method):
         self, target: Target, *, seed: int, progress: Progress, checkpoint: Checkpoint | None = None
     ) -> Outcome:
         """Fit the guide from every start, keep the best, draw from it."""
+        chosen = self._chosen(target.story)
+        if chosen.guide == "natural":
+            return chosen._run_natural(target, seed, progress, checkpoint)
+        if chosen is not self:
+            return chosen.run(target, seed=seed, progress=progress, checkpoint=checkpoint)
         density = target.density()
         seconds = compile_seconds(density, single=False)
         keeper = Keeper(checkpoint, fingerprint(self, target, seed))
@@ -152,6 +193,39 @@ class SVI(Method):
         if stopped != "interrupted":
             keeper.remove()
         return outcome
+
+    def _run_natural(
+        self, target: Target, seed: int, progress: Progress, checkpoint: Checkpoint | None
+    ) -> Outcome:
+        """Fit the conjugate family, draw from it."""
+        mark = "" if checkpoint is None else fingerprint(self, target, seed)
+        keeper = Keeper(checkpoint, mark)
+        schedule = Schedule(
+            self.batch_size, self.delay, self.forgetting, self.max_steps, self.window,
+            self.draws, self.megabytes,
+        )  # fmt: skip
+        with target.context():
+            fit = NaturalFit(schedule, target, seed, keeper)
+            stopped = fit.run(Budget(self.minutes), progress)
+            found = fit.answer()
+        if stopped != "interrupted":
+            keeper.remove()
+        path = [fit.state.elbos[i] for i in _spread(len(fit.state.elbos))]
+        info = SVIInfo(
+            gradient_evaluations=fit.passes,
+            stopped=stopped,
+            start="random parameters of the shared sites",
+            engine="the story's conjugate family",
+            notes=(ONE_START, *found.notes),
+            elbo=(*path, found.elbo),
+            elbo_se=found.se,
+            settled=fit.settled,
+            guide=self.guide,
+            weighed=bool(found.stats),
+            steps=fit.state.steps,
+            resumed_evaluations=fit.resumed,
+        )
+        return Outcome(posterior_tree(target.structure, found.draws, found.stats), info)
 
 
 class State(NamedTuple):
@@ -406,8 +480,7 @@ class _Fit:
         every = torch.stack(self.state.elbos)[:, best].numpy()
         elbos = every[~np.isnan(every)]
         windows = np.array_split(elbos, max(1, len(elbos) // self.svi.window))
-        kept = np.unique(np.linspace(0, len(windows) - 1, LONGEST_PATH - 1).round().astype(int))
-        yield from (float(windows[i].mean()) for i in kept)
+        yield from (float(windows[i].mean()) for i in _spread(len(windows)))
 
     def _notes(self) -> Iterator[str]:
         if self.state.lost:
@@ -454,6 +527,13 @@ class _Fit:
         )
         self.resumed = self._spent
         return self.state
+
+
+def _spread(windows: int) -> np.ndarray:
+    """Which windows are shown of a path, evenly."""
+    if windows == 0:
+        return np.zeros(0, dtype=int)
+    return np.unique(np.linspace(0, windows - 1, LONGEST_PATH - 1).round().astype(int))
 
 
 def _placed(stored: dict[str, np.ndarray], density: LogDensity) -> Starts:

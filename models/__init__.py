@@ -82,7 +82,7 @@ STORIES: dict[str, StoryEntry] = {
         "storyzoo.models.lda:LatentDirichletAllocation",
         "each document mixes a few topics, and each word is drawn from one of them",
         "python-docs",
-        ("em", "map", "pathfinder", "nuts", "chees", "gibbs"),
+        ("em", "map", "pathfinder", "svi", "nuts", "chees", "gibbs"),
     ),
 }
 

@@ -51,7 +51,7 @@ Welling, Smyth and Teh (2009), UAI. MacKay (1998), Machine Learning 33. Wallach,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ctypes import CDLL
 from dataclasses import dataclass
 
@@ -64,9 +64,11 @@ from torch.distributions import Distribution
 
 from storyzoo.errors import DataError, RefusedError, SettingError
 from storyzoo.models.distributions.row_categorical import RowCategorical
-from storyzoo.models.kernels import conjugate, cvb0, lda, lda_gibbs
+from storyzoo.models.kernels import conjugate, cvb0, lda, lda_gibbs, topic_measures
 from storyzoo.models.kernels.gmm import one_thread
-from storyzoo.story import Completion, Data, Expectation, Latents, Story
+from storyzoo.models.kernels.lda_mean_field import MeanFieldTopics
+from storyzoo.models.kernels.left_to_right import left_to_right
+from storyzoo.story import Completion, Data, Expectation, Latents, LeftToRight, Story
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,20 @@ class LatentDirichletAllocation(Story):
         rate = 1 / alpha if self.learn_alpha else None
         return cvb0.CollapsedTopics(data, alpha, float(self.eta), rate, rng)
 
+    # -- variational inference -----------------------------------------------------------------
+
+    def mean_field(self, data: Data) -> MeanFieldTopics:
+        """Dirichlets throughout: see :mod:`storyzoo.models.kernels.lda_mean_field`.
+
+        Raises RefusedError where the concentrations are unknown.
+        """
+        if self.learn_alpha:
+            raise RefusedError(
+                "lda: learn_alpha=true has no conjugate family for the concentrations: integrate "
+                "mixtures out (em with collapsed=true), or draw (gibbs)"
+            )
+        return MeanFieldTopics(self._concentration(), float(self.eta), int(data["n_words"]))
+
     # -- Gibbs sampling ------------------------------------------------------------------------
 
     sweeps_source = lda_gibbs.SOURCE
@@ -247,6 +263,33 @@ class LatentDirichletAllocation(Story):
         own = halves.documents[owner]
         nothing = torch.zeros(len(data["length"]))
         return Completion(nothing.index_add(0, own, nats), torch.bincount(own, count, len(nothing)))
+
+    def left_to_right(self, latents: Latents, data: Data, rng: np.random.Generator) -> LeftToRight:
+        """``log p(w_d | topics)``: see :mod:`storyzoo.models.kernels.left_to_right`."""
+        alpha = self._given_concentration(latents)
+        with one_thread():
+            return left_to_right(latents["topics"], alpha.to(latents["topics"]), data, rng)
+
+    def scores(self, latents: Latents, data: Data) -> dict[str, float]:
+        """``npmi`` and, with gensim, ``c_v`` over the documents given; ``topic_diversity``.
+
+        Means over topics: see :mod:`storyzoo.models.kernels.topic_measures`.
+        """
+        topics = latents["topics"].double().cpu().numpy()
+        corpus = {name: data[name].cpu().numpy() for name in self.data_dims}
+        found = {
+            "npmi": float(topic_measures.npmi(topics, corpus).mean()),
+            "topic_diversity": topic_measures.diversity(topics),
+        }
+        if topic_measures.has_c_v():
+            found["c_v"] = float(topic_measures.c_v(topics, corpus).mean())
+        return found
+
+    def agreement(self, runs: Sequence[Latents]) -> dict[str, float]:
+        """Topics that runs share: see :func:`storyzoo.models.kernels.topic_measures.agreement`."""
+        topics = [run["topics"].double().cpu().numpy() for run in runs]
+        found = topic_measures.agreement(topics)
+        return {"shared_topics": found.shared * self.n_topics, "topic_cosine": found.likeness}
 
     def as_data(self, drawn: Latents, data: Data) -> dict[str, Tensor]:
         """Words drawn one by one, counted by document."""

@@ -125,6 +125,33 @@ def elements_of(
     return tuple(names), np.stack(blocks) if blocks else np.zeros(shape)
 
 
+def furthest_apart(array: xr.DataArray, count: int) -> dict[str, xr.DataArray]:
+    """The ``count`` elements of a site whose half chains lie furthest apart, by name, in order.
+
+    By the variance between the means of half chains over that within them, which orders elements
+    much as split R-hat does and costs one pass over the draws.
+    """
+    dims = [str(dim) for dim in array.dims if dim not in ("chain", "draw")]
+    values = array.transpose("chain", "draw", *dims).to_numpy()
+    half = values.shape[1] // 2
+    if not half:
+        return {}
+    halves = (values[:, :half], values[:, -half:])
+    means = np.concatenate([part.mean(1) for part in halves])
+    within = np.mean([part.var(1).mean(0) for part in halves], axis=0)
+    apart = means.var(0) / np.maximum(within, np.finfo(float).tiny)
+    apart = np.where(np.isfinite(apart), apart, np.inf).ravel()
+    places = np.sort(np.argpartition(-apart, min(count, apart.size) - 1)[:count])
+    labels = _labels(array)
+    found = {}
+    for place in places:
+        index = tuple(map(int, np.unravel_index(place, values.shape[2:])))
+        at: Any = (..., *index)
+        name = _named(array, labels, index)
+        found[name] = xr.DataArray(values[at], dims=("chain", "draw"), name=name)
+    return found
+
+
 def distinct(dims: list[str], values: Array) -> Iterator[tuple[int, ...]]:
     """Every index of ``values`` (chain, draw, *dims), a symmetric matrix's lower half left out.
 

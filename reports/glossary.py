@@ -405,6 +405,41 @@ ENTRIES: dict[str, Entry] = {
         "Bouma (2009), GSCL; Lau, Newman & Baldwin (2014), EACL",
         ("coherence",),
     ),
+    "c_v": Entry(
+        "C_V: do a topic's words keep the same company?",
+        "Each of the ten words that a topic ranks highest is described by its NPMI with all ten; "
+        "the measure is how nearly these descriptions point one way. Here words are company where "
+        "they stand in one document: counts know no order, and the published measure, which "
+        "slides a window over 110 words, gives other values. It is there where gensim is: "
+        "pip install 'storyzoo[topics]'.",
+        "mean cosine(v_i, sum_j v_j), v_ij = NPMI_ij",
+        "Röder, Both & Hinneburg (2015), WSDM",
+    ),
+    "topic_diversity": Entry(
+        "Topic diversity: do topics differ?",
+        "The share of different words among the 25 that each topic ranks highest. Near 1 topics "
+        "are varied; near 1 / K all are one and the same.",
+        "|union of top words| / (25 K)",
+        "Dieng, Ruiz & Blei (2020), TACL 8",
+    ),
+    "shared_topics": Entry(
+        "Shared topics: do runs find the same?",
+        "Topics of every two chains are matched one to one, and those whose words' probabilities "
+        "have a cosine of at least 0.8 count as found by both. What only one run finds may be of "
+        "use, but should not be leant on.",
+        "mean over pairs of |{k: cosine(phi_k, phi'_match(k)) >= 0.8}|",
+        "Greene, O'Callaghan & Cunningham (2014), ECML PKDD",
+        ("stability",),
+    ),
+    "left_to_right": Entry(
+        "Left to right: how probable is a whole new document?",
+        "Words of a held-out document are foretold one after another from those before, its "
+        "mixture of topics integrated out by particles, given the (mean) topics. Closer to zero "
+        "is better. ELPD-LOO asks for documents that were fitted; where its k-hats fail, as they "
+        "do for topics, this and perplexity of held-out documents are what to compare by.",
+        "log p(w_d | topics) = sum_n log p(w_n | w_<n, topics)",
+        "Wallach, Murray, Salakhutdinov & Mimno (2009), ICML; Buntine (2009), ACML",
+    ),
     "log_evidence": Entry(
         "Log evidence: how probable are the data under the whole story?",
         "The likelihood averaged over the prior. Laplace's method takes a normal around the mode, "

@@ -10,13 +10,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from storyzoo.reports.diagnostics import Limits, diagnose, superchains_of
+from storyzoo.reports.diagnostics import Limits, diagnose, furthest_apart, superchains_of
 
 if TYPE_CHECKING:
     from storyzoo.reports.page import Fitted
 
 LIMIT = 1000
 """Numbers that are summarised at most: sites of single examples are the first to be left out."""
+PART = 150
+"""Numbers that are told of a site of draws that is too large for that."""
 INTERVAL = 0.89
 
 
@@ -47,6 +49,8 @@ class Parameters:
 
     scalars: tuple[Scalar, ...]
     left_out: tuple[str, ...]
+    partly: tuple[str, ...]
+    """Sites of which only those numbers are told whose chains lie furthest apart."""
     limits: Limits
     nested: bool
     """Whether R-hat is nested R-hat."""
@@ -61,7 +65,13 @@ def parameters_of(fit: Fitted) -> Parameters:
     """Every continuous unknown; a symmetric matrix counts once."""
     posterior = fit.tree["posterior"].to_dataset()
     kept, left_out = _sites(fit, posterior)
-    found = diagnose(posterior[list(kept)], superchains=superchains_of(fit.info))
+    told = posterior[list(kept)]
+    partly: tuple[str, ...] = ()
+    if fit.method.kind == "draws" and posterior.sizes["draw"] >= 4:
+        partly, left_out = left_out, ()
+        for name in partly:
+            told = told.assign(furthest_apart(posterior[name], PART))
+    found = diagnose(told, superchains=superchains_of(fit.info))
     scalars = [
         _scalar(fit.method.kind, label, draws, (r, bulk, tail, mcse))
         for label, draws, r, bulk, tail, mcse in zip(
@@ -76,7 +86,7 @@ def parameters_of(fit: Fitted) -> Parameters:
     ]
     if fit.method.kind == "draws":
         scalars.sort(key=_trouble, reverse=True)
-    return Parameters(tuple(scalars), left_out, found.limits, found.nested)
+    return Parameters(tuple(scalars), left_out, partly, found.limits, found.nested)
 
 
 def _scalar(

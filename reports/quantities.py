@@ -39,7 +39,13 @@ QUANTITIES: dict[str, Quantity] = {
     "bits_per_dim": Quantity("Bits per dim", "bits", EXACT, 4),
     "bits_per_character": Quantity("Bits per character", "bits", EXACT, 4),
     "perplexity": Quantity("Perplexity", "words", EXACT, 1),
+    "left_to_right_nats_per_word": Quantity("Left to right", "nats per word", ESTIMATE, 4),
+    "left_to_right_nats_per_example": Quantity("Left to right", "nats per example", ESTIMATE, 2),
     "npmi": Quantity("Coherence (NPMI)", "−1 to 1", EXACT, 3),
+    "c_v": Quantity("Coherence (C_V by documents)", "", EXACT, 3),
+    "topic_diversity": Quantity("Topic diversity", "share of words", EXACT, 3),
+    "shared_topics": Quantity("Topics that chains share", "mean over pairs", EXACT, 1),
+    "topic_cosine": Quantity("Cosine of matched topics", "mean over pairs of chains", EXACT, 3),
     "elpd_loo": Quantity("ELPD-LOO", "nats", ESTIMATE, 1),
     "p_loo": Quantity("Effective parameters (p_loo)", "", ESTIMATE, 1),
     "elbo_nats": Quantity("Evidence lower bound (ELBO)", "nats", BOUND, 2),
@@ -52,7 +58,7 @@ QUANTITIES: dict[str, Quantity] = {
     "ess_per_second": Quantity("Effective draws per second", "1/s", DIAGNOSTIC, 1),
 }
 
-_BESIDE = ("_se", "_lower", "_upper")
+_BESIDE = ("_se", "_se_over_particles", "_lower", "_upper")
 
 
 def scores(metrics: Mapping[str, Any], known: bool = True) -> list[Score]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from storyzoo.inference.engine.heldout import Completed, Predictive
+from storyzoo.inference.engine.heldout import Completed, Predictive, Sequential
 from storyzoo.inference.engine.method import Info, Method
 from storyzoo.reports.optimum_checks import finals
 from storyzoo.reports.verdict import Verdict
@@ -40,6 +40,8 @@ class Judged(Protocol):
     def fitted(self) -> Predictive | None: ...
     @property
     def completed(self) -> Completed | None: ...
+    @property
+    def sequential(self) -> Sequential | None: ...
 
 
 def summary_of(fit: Judged) -> dict[str, Any]:
@@ -76,6 +78,7 @@ def metrics_of(fit: Judged) -> dict[str, float]:
     """Every metric that applies, by a name that carries its unit."""
     metrics = heldout_metrics(fit.heldout) | completion_metrics(fit.completed)
     metrics |= fitted_metrics(fit.fitted)
+    metrics |= left_to_right_metrics(fit.sequential)
     loo = fit.verdict.loo
     if loo is not None:
         metrics |= {"elpd_loo": loo.value, "elpd_loo_se": loo.se}
@@ -151,6 +154,32 @@ def completion_metrics(completed: Completed | None) -> dict[str, float]:
         "heldout_perplexity": perplexity,
         "heldout_perplexity_se": perplexity * completed.se,
     }
+
+
+def left_to_right_metrics(found: Sequential | None) -> dict[str, float]:
+    """Held-out examples read from left to right: nats per example and per observation.
+
+    ``_se`` is over examples and particles together, ``_se_over_particles`` over these alone. Per
+    observation it is ``r = sum_n nats_n / sum_n size_n``, with ``se^2 = (N / (N - 1) sum_n (nats_n
+    - r size_n)^2 + sum_n se_n^2) / (sum_n size_n)^2``.
+    """
+    if found is None or not found.nats.size:
+        return {}
+    n, words = found.nats.size, found.sizes.sum()
+    ratio, particles = found.nats.sum() / words, np.sqrt(np.square(found.se).sum())
+    many = n > 1
+    over_words = np.square(found.nats - ratio * found.sizes).sum() * n / (n - 1) if many else np.nan
+    over_examples = found.nats.var(ddof=1) * n if many else np.nan
+    metrics = {}
+    for what, value, spread, size in (
+        (found.observation, ratio, over_words, words),
+        ("example", found.nats.mean(), over_examples, n),
+    ):
+        name = f"heldout_left_to_right_nats_per_{what}"
+        metrics[name] = float(value)
+        metrics[f"{name}_se"] = float(np.sqrt(spread + particles**2) / size)
+        metrics[f"{name}_se_over_particles"] = float(particles / size)
+    return metrics
 
 
 def _of_objective(info: Info) -> dict[str, float]:

@@ -20,7 +20,12 @@ from storyzoo.errors import DataError, RefusedError, RunFolderError
 from storyzoo.folder import RunFolder
 from storyzoo.inference import load_method
 from storyzoo.inference.engine.groups import each_draw, thinned
-from storyzoo.inference.engine.heldout import Completed, Predictive, log_predictive
+from storyzoo.inference.engine.heldout import (
+    Completed,
+    Predictive,
+    Sequential,
+    log_predictive,
+)
 from storyzoo.inference.engine.hidden import discrete_posterior, hidden_means, impute
 from storyzoo.inference.engine.method import Info, Kind, Method
 from storyzoo.inference.engine.mixing import Mixing, mixing
@@ -76,6 +81,7 @@ class Fit:
     fitted: Predictive | None = None
     """The same of the rows fitted."""
     completed: Completed | None = None
+    sequential: Sequential | None = None
     """How well halves of the held-out examples foretell their other halves, where they can."""
     notes: tuple[str, ...] = ()
     folder: Path | None = None
@@ -187,7 +193,8 @@ class Fit:
         """
         target = self._target_of(data)
         if self.story.has("fold_in"):
-            own = data is None and self.kind != "point"
+            kept = all(name in self.tree["posterior"] for name in target.structure.local)
+            own = data is None and self.kind != "point" and kept
             return self._local_frame() if own else self._folded_frame(target)
         if target.structure.discrete:
             found = discrete_posterior(target, self.latents(MOST_DRAWS))
@@ -246,6 +253,8 @@ class Fit:
         return thinned(self._draws, most)
 
     def _target_of(self, data: Any) -> Target:
+        if data is None and self.description["data"].get("streamed"):
+            raise RefusedError(f"{self.data_name} was streamed, and is not kept: name the data")
         if data is None:
             return self.target
         bound = bind(self.story, data, self.description["data"].get("target"))

@@ -31,14 +31,16 @@ from storyzoo.inference.engine.groups import complete, merged, thinned, with_det
 from storyzoo.inference.engine.heldout import (
     Completed,
     Predictive,
+    Sequential,
     fitted_scores,
     log_completion,
+    log_left_to_right,
     log_predictive,
 )
 from storyzoo.inference.engine.method import Method
 from storyzoo.inference.engine.progress import Progress
 from storyzoo.inference.engine.relabelling import relabel
-from storyzoo.inference.engine.target import Target, make_target
+from storyzoo.inference.engine.target import Stream, Target, make_target
 from storyzoo.inference.engine.tree import draws_of
 from storyzoo.models import load_story
 from storyzoo.reports.compare import choose_best, compare_table, summary_of, to_csv
@@ -109,6 +111,7 @@ def prepare(
     bound = bind(story, dataset, target)
     units = units_of(story, bound)
     whole = make_target(story, bound.arrays, device=device, coords=bound.coords)
+    whole = replace(whole, stream=_stream(bound, holdout))
     train_rows, test_rows = _split(whole, bound, holdout)
     train = whole if test_rows is None else whole.rows(train_rows)
     story = story.scaled_to(train.data)
@@ -117,6 +120,17 @@ def prepare(
     test = None if test_rows is None else replace(whole.rows(test_rows), story=story)
     labels = None if bound.labels is None else list(bound.labels.iloc[train_rows])
     return Task(story, bound, replace(units, story=story), train, test, labels)
+
+
+def _stream(bound: Bound, holdout: float | None) -> Stream | None:
+    """Where all examples come from, if not from memory."""
+    stream = bound.dataset.stream if bound.dataset else None
+    if stream is not None and holdout != 0:
+        raise SettingError(
+            f"{bound.name} is streamed, and none of it can be held out: keep documents to score in "
+            "a file of their own, for `zoo score`"
+        )
+    return stream
 
 
 def _split(
@@ -145,6 +159,8 @@ def _split(
 def refuse(method: Method, task: Task) -> None:
     """Raise RefusedError where the method can't fit the story."""
     reason = method.refuses(task.story, task.train.structure)
+    if reason is None and task.train.stream is not None and not method.streams(task.story):
+        reason = "it needs all data in memory; leave stream out, or use svi with guide=natural"
     if reason is not None:
         raise RefusedError(f"{method.name} can't fit {task.story.name}: {reason}")
 
@@ -153,6 +169,7 @@ def describe(task: Task, method: Method, seed: int, holdout: float | None) -> di
     """All that goes into a run, as ``fit.json`` keeps it."""
     reading = task.bound.dataset.reading if task.bound.dataset else None
     text = {} if reading is None else {"reading": reading.as_record()}
+    stream = task.train.stream
     return {
         "format": FORMAT,
         "story": describe_story(task.story),
@@ -161,7 +178,8 @@ def describe(task: Task, method: Method, seed: int, holdout: float | None) -> di
             "sha256": task.bound.sha256,
             "target": task.bound.target,
             "standardised": describe_units(task.units),
-            "rows": task.train.n_examples,
+            "rows": task.train.n_examples if stream is None else stream.n_examples,
+            "streamed": stream is not None,
             "heldout_rows": 0 if task.test is None else task.test.n_examples,
             "holdout": holdout,
         },
@@ -226,7 +244,7 @@ def _fitted(
     tree, said = complete(tree, task.train, seed)
     draws = draws_of(task.train.structure, tree["posterior"])
     heldout, completed = _score(task, draws, seed), _completed(task, draws)
-    scores = _story_scores(task.train, method, tree)
+    sequential, scores = _sequential(task, draws), _story_scores(task.train, draws)
     tree = task.units.shown(tree)
     answer = Fit(
         story=task.story,
@@ -244,6 +262,7 @@ def _fitted(
         heldout=heldout,
         fitted=fitted_scores(tree, task.train),
         completed=completed,
+        sequential=sequential,
         notes=(*task.bound.notes, *task.story.remarks(task.train.data), *notes, *said),
     )
     answer.summary = summary_of(answer)
@@ -251,13 +270,19 @@ def _fitted(
     return answer
 
 
-def _story_scores(target: Target, method: Method, tree: DataTree) -> dict[str, float]:
-    """What the story itself scores a point by, in the units of the fit."""
-    if method.kind != "point":
+def _story_scores(target: Target, draws: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """What the story itself scores a point by, in the units of the fit: the mean of draws.
+
+    And how far chains agree, each by the mean of its own.
+    """
+    if not draws:
         return {}
-    draws = draws_of(target.structure, tree["posterior"].to_dataset())
-    point = {name: torch.as_tensor(value[0, 0]) for name, value in draws.items()}
-    return target.story.scores(point, target.data)
+    by_chain = {name: torch.as_tensor(value.mean(1)) for name, value in draws.items()}
+    point = {name: value.mean(0) for name, value in by_chain.items()}
+    count = len(next(iter(by_chain.values())))
+    chains = [{n: value[i] for n, value in by_chain.items()} for i in range(count)]
+    found = target.story.scores(point, target.data)
+    return found if count < 2 else {**found, **target.story.agreement(chains)}
 
 
 def _score(task: Task, draws: Mapping[str, np.ndarray], seed: int) -> Predictive | None:
@@ -274,6 +299,13 @@ def _completed(task: Task, draws: Mapping[str, np.ndarray]) -> Completed | None:
     if task.test is None or not draws:
         return None
     return log_completion(task.test, merged(draws), SPLIT_SEED)
+
+
+def _sequential(task: Task, draws: Mapping[str, np.ndarray]) -> Sequential | None:
+    """Log probability of held-out rows read from left to right; the same rows in every fit."""
+    if task.test is None or not draws:
+        return None
+    return log_left_to_right(task.test, merged(draws), SPLIT_SEED)
 
 
 # -- comparison --------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ctypes import CDLL
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -38,6 +38,17 @@ class Completion(NamedTuple):
     """(N,): log probability of the half that was not seen."""
     size: Tensor
     """(N,): observations in that half; zero where an example is too small to be halved."""
+
+
+class LeftToRight(NamedTuple):
+    """Whole examples foretold from left to right, their own latents integrated out."""
+
+    nats: Tensor
+    """(N,): estimate of ``log p(x_n | shared latents)``."""
+    se: Tensor
+    """(N,): its Monte Carlo standard error."""
+    size: Tensor
+    """(N,): observations of each example; zero where it was not read."""
 
 
 class Sweep(NamedTuple):
@@ -127,6 +138,43 @@ class Fantasies:
     """Where the chains stand, ``(count, …)``; None before the first gradient."""
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     """What the story itself remembers from one gradient to the next (running means)."""
+
+
+class LocalStep(NamedTuple):
+    """What a mean field tells of some examples, given the shared latents' parameters."""
+
+    statistics: dict[str, Tensor]
+    """Expected sufficient statistics of the shared sites, additive over the examples."""
+    elbo: Tensor
+    """Scalar, nats: the examples' part of the ELBO."""
+    parameters: dict[str, Tensor]
+    """``(N, …)``: of q over the latents of single examples; a warm start for the next step."""
+
+
+class MeanField(Protocol):
+    """A factorised q of a conditionally conjugate story, each factor of the family of its prior.
+
+    Given all else, the best parameters of the shared sites are ``prior + statistics``. They and
+    the statistics are in one dtype, whatever the examples are told in.
+    """
+
+    prior: Mapping[str, Tensor]
+    """Parameters of the shared sites' priors."""
+
+    def start(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Random parameters of the shared sites."""
+
+    def local_step(self, parameters: Latents, data: Data, warm: Latents | None = None) -> LocalStep:
+        """The best q of the latents of some examples given the shared sites' parameters.
+
+        From ``warm``, their parameters before, it never lowers the ELBO.
+        """
+
+    def shared(self, parameters: Latents) -> dict[str, Distribution]:
+        """q of the shared sites, in the shapes that the model draws them."""
+
+    def local(self, parameters: Latents) -> dict[str, Distribution]:
+        """q of the latents of single examples."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +277,10 @@ class Story:
         """A collapsed ascent from a random start, for EM with ``collapsed``."""
         return None
 
+    def mean_field(self, data: Data) -> MeanField | None:
+        """The conjugate variational family, for natural gradients; none is kept of the data."""
+        return None
+
     def marginal(self, latents: Latents, data: Data) -> Tensor | None:
         """``log p(x_n | latents)`` with discrete sites summed out, shape ``(N,)``, nats.
 
@@ -253,6 +305,16 @@ class Story:
         """Half of each example, chosen by ``rng``, foretold from the other, given shared latents.
 
         The probability of an observation is averaged over the draws.
+        """
+        return None
+
+    def left_to_right(
+        self, latents: Latents, data: Data, rng: np.random.Generator
+    ) -> LeftToRight | None:
+        """Log probability of examples that no fit has seen, given shared latents alone.
+
+        An example is read an observation at a time, by particles; ``rng`` may choose some examples
+        where all would take long.
         """
         return None
 
@@ -345,7 +407,14 @@ class Story:
         return {}
 
     def scores(self, latents: Latents, data: Data) -> dict[str, float]:
-        """Figures of merit of a point that users of this story know, by name (k-means' J)."""
+        """Figures of merit of a point that users of this story know, by name (k-means' J).
+
+        Of draws the point is their mean, labels matched.
+        """
+        return {}
+
+    def agreement(self, runs: Sequence[Latents]) -> dict[str, float]:
+        """How far runs that started apart found the same, by name; each run is a point."""
         return {}
 
     # -- what follows ----------------------------------------------------------------------

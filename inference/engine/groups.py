@@ -66,8 +66,11 @@ def complete(tree: DataTree, target: Target, seed: int) -> tuple[DataTree, list[
     draws = draws_of(target.structure, tree["posterior"])
     datasets: dict[str, Dataset] = {}
     size = tree["posterior"].sizes["chain"] * tree["posterior"].sizes["draw"]
+    absent = [name for name in target.structure.local if name not in draws]
     if target.story.intractable() is not None:
         datasets |= _log_prior(target, draws) | estimated_likelihoods(target, draws, seed, notes)
+    elif absent:
+        notes.append(f"no pointwise log likelihood: draws of '{absent[0]}' are not kept")
     elif size * target.n_examples <= MOST_ELEMENTS:
         datasets |= likelihoods(target, draws, notes)
     else:

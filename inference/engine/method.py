@@ -95,6 +95,10 @@ class Method:
         """Why this method can't fit that story, in one line; None where it can."""
         return None
 
+    def streams(self, story: Story) -> bool:
+        """Whether this method fits that story to examples that come a block at a time."""
+        return False
+
     def run(
         self, target: Target, *, seed: int, progress: Progress, checkpoint: Checkpoint | None = None
     ) -> Outcome:

@@ -80,6 +80,8 @@ def why_not_exchangeable(tree: DataTree, target: Target, dims: tuple[str, ...]) 
     density = target.density(jacobian=False)
     known = density if target.story.intractable() is None else density.log_prior
     structure = target.structure
+    if absent := [name for name in structure.local if name not in posterior]:
+        return f"draws of '{absent[0]}' are not kept, and without them there is no log joint"
     before = {k: v[0] for k, v in draws_of(structure, posterior).items()}
     after = {k: v[0] for k, v in draws_of(structure, flipped).items()}
     places = np.unique(np.linspace(0, posterior.sizes["draw"] - 1, CHECKED_DRAWS).astype(int))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,17 @@ from storyzoo.inference.engine.structure import (
 from storyzoo.story import Story
 
 
+class Stream(Protocol):
+    """Examples that do not fit in memory, as often as they are asked for."""
+
+    @property
+    def n_examples(self) -> int:
+        """How many there are."""
+
+    def blocks(self, size: int) -> Iterator[Mapping[str, Any]]:
+        """Arrays by argument of the model, ``size`` examples at a time, the last maybe fewer."""
+
+
 @dataclass(frozen=True)
 class Target:
     """A story with the data that it is fitted to."""
@@ -31,6 +42,8 @@ class Target:
     """By argument of the model: tensors in the story's dtype; scalars as they came."""
     structure: Structure
     device: str
+    stream: Stream | None = None
+    """Where all examples come from, where ``data`` hold but the first of them."""
     _compiled: dict[tuple[bool, bool], dict[str, Any]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

@@ -50,10 +50,14 @@ def build_tree(
 def draws_of(
     structure: Structure, posterior: Dataset | DataTree | DataArray
 ) -> dict[str, np.ndarray]:
-    """The posterior's draws in the model's shapes: ``(chain, draw, *shape)`` by latent site."""
+    """The posterior's draws in the model's shapes: ``(chain, draw, *shape)`` by latent site.
+
+    Those of single examples may be absent.
+    """
     return {
         name: np.asarray(posterior[name].values).reshape(
             *posterior[name].shape[:2], *structure.sites[name].shape
         )
-        for name in structure.latents
+        for name, site in structure.latents.items()
+        if name in posterior or not site.local
     }

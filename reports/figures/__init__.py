@@ -39,6 +39,8 @@ class Panel:
     alt: str
     title: str = ""
     keys: tuple[Key, ...] = ()
+    items: tuple[str, ...] = ()
+    """Lines below the drawing."""
 
     def markup(self, prefix: str) -> Markup:
         """The drawing, its ids made unique on the page by ``prefix``."""
@@ -57,8 +59,9 @@ class Figure:
     """Legend of all panels."""
     items: tuple[str, ...] = ()
     """Lines below the caption: what can't be drawn but must be named."""
-    layout: Literal["panels", "natural"] = "panels"
-    """``natural``: one drawing at its own size, in a box that scrolls where it must."""
+    layout: Literal["panels", "natural", "small"] = "panels"
+    """``natural``: one drawing at its own size, in a box that scrolls where it must; ``small``:
+    many small panels, as many side by side as there is room for."""
 
 
 def own_figures(fit: Fitted, like: Fitted | None = None) -> list[Figure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +16,7 @@ from storyzoo.reports.diagnostics import elements_of
 from storyzoo.reports.figures import Figure, Key, Panel, own_figures
 from storyzoo.reports.figures.scatter import shape
 from storyzoo.reports.figures.svg import Canvas, colour, plain, series
+from storyzoo.reports.parameters import LIMIT
 
 if TYPE_CHECKING:
     from storyzoo.reports.page import Fitted
@@ -71,12 +73,16 @@ def forest(fits: Sequence[Fitted], names: Sequence[str], reference: Fitted) -> l
     scale; one along more, or a long one, is shown as differences from the reference.
     """
     posterior = reference.tree["posterior"].to_dataset()
+    too_large = []
     found = [fit.tree["posterior"].to_dataset() for fit in fits]
     against = f"difference from {plain(_name_of(reference, fits, names), 24)}, in sd"
     own_units, differences = [], []
     for site in posterior.data_vars:
         values = posterior[site]
         if values.dtype.kind != "f" or _is_local(reference, str(site)):
+            continue
+        if math.prod(values.sizes[dim] for dim in _dims(values)) > LIMIT:
+            too_large.append(plain(site, 40))
             continue
         answers = [_like(values, one) for one in found]
         if _is_long(values):
@@ -92,6 +98,8 @@ def forest(fits: Sequence[Fitted], names: Sequence[str], reference: Fitted) -> l
         "Bars are 89 % and 50 % intervals, marks are means; a point estimate has no bar. "
         f"Of sites with many numbers the {ROWS} on which the fits differ most are drawn."
     )
+    if too_large:
+        caption += f" Too large to be drawn: {', '.join(too_large)}."
     return [Figure("forest", "", caption, panels, keys)] if panels else []
 
 

@@ -21,6 +21,7 @@ import torch
 from markupsafe import escape
 from pyro.infer.inspect import get_model_relations
 
+from storyzoo.inference.engine.factors import slice_examples
 from storyzoo.inference.engine.structure import defaults
 from storyzoo.reports.figures import ID_PREFIX, Figure, Key, Panel
 from storyzoo.reports.figures.svg import plain
@@ -118,25 +119,22 @@ def nodes_of(fit: Fitted) -> tuple[list[Node], str]:
 def _relations(fit: Fitted) -> dict[str, Any]:
     story = fit.story
     with defaults(getattr(torch, story.dtype), "cpu"):
-        data = {
-            name: _placeholder(fit, name, story.data_dims.get(name, ()))
-            for name in fit.structure.arguments
-        }
-        relations: dict[str, Any] = get_model_relations(story.model, model_kwargs=data)
+        data = {name: torch.as_tensor(given(fit, name)) for name in fit.structure.arguments}
+        if story.examples:
+            first = torch.arange(min(ROWS, fit.structure.n_examples))
+            data = slice_examples(story, data, first)
+        filled = {name: _filled(values) for name, values in data.items()}
+        relations: dict[str, Any] = get_model_relations(story.model, model_kwargs=filled)
     return relations
 
 
-def _placeholder(fit: Fitted, argument: str, dims: tuple[str, ...]) -> torch.Tensor:
-    """The first rows of an argument, with nothing missing."""
-    values = given(fit, argument)
-    if fit.story.examples in dims and values.ndim >= len(dims):
-        axis = dims.index(fit.story.examples)
-        values = np.take(values, range(min(ROWS, values.shape[axis])), axis=axis)
-    if np.issubdtype(values.dtype, np.floating):
-        known = values[np.isfinite(values)]
-        fill = float(np.median(known)) if known.size else 0.0
-        return torch.as_tensor(np.where(np.isfinite(values), values, fill)).to(torch.empty(0))
-    return torch.as_tensor(values)
+def _filled(values: torch.Tensor) -> torch.Tensor:
+    """An argument in the default dtype, with nothing missing."""
+    if not values.is_floating_point():
+        return values
+    known = values[values.isfinite()]
+    fill = known.median() if known.numel() else values.new_zeros(())
+    return torch.where(values.isfinite(), values, fill).to(torch.empty(0))
 
 
 def given(fit: Fitted, argument: str) -> np.ndarray[Any, Any]:

@@ -40,15 +40,18 @@ Array = NDArray[np.float64]
 
 def sampler_figures(fit: Fitted, scalars: Sequence[Scalar]) -> list[Figure]:
     """All figures on the chains of a fit; ``scalars`` are worst first and none is constant."""
+    recorded = _statistic(fit, "energy")
+    climbed = _statistic(fit, "lp") if recorded is None else None
+    climbed = climbed if climbed is not None and np.isfinite(climbed).all() else None
+    found = [] if climbed is None else [log_joint(climbed)]
     if not scalars:
-        return []
+        return found
     diverging = _statistic(fit, "diverging")
     divergent = np.zeros(scalars[0].draws.shape, bool) if diverging is None else diverging > 0
     worst, superchains = scalars[:WORST], superchains_of(fit.info)
-    figures = [ranks(worst, superchains), traces(worst, divergent)]
+    figures = [ranks(worst, superchains), traces(worst, divergent), *found]
     if len(scalars) > 1:
         figures.append(pair(scalars[:40], divergent))
-    recorded = _statistic(fit, "energy")
     if recorded is not None:
         usable = recorded[np.isfinite(recorded).all(axis=1) & (np.ptp(recorded, axis=1) > 0)]
         if len(usable) and usable.shape[1] > 2:
@@ -220,6 +223,27 @@ def traces(scalars: Sequence[Scalar], divergent: NDArray[np.bool_]) -> Figure:
     if step > 1:
         caption += f" Every {_nth(step)} draw is shown."
     return Figure("traces", "Traces", caption, tuple(panels), keys)
+
+
+def log_joint(values: Array) -> Figure:
+    """The log joint density ``(chain, draw)`` of a sampler that records no energy, nats."""
+    chains, count = values.shape
+    step = max(1, count // POINTS)
+    shown = np.linspace(0, chains - 1, min(chains, LINES)).round().astype(int).tolist()
+    canvas = Canvas(height=200)
+    for place, chain in enumerate(shown):
+        at = np.arange(count)[::step]
+        canvas.axes.plot(at, values[chain, ::step], color=colour(series(place)), lw=1.0)
+    canvas.axes.set_xlabel("draw")
+    canvas.axes.set_ylabel("log joint density, nats")
+    ends = values[:, count // 2 :].mean(1)
+    caption = (
+        "The log joint density by draw: chains that still climb need more warm-up. Means of the "
+        f"second half lie between {grouped(float(ends.min()), 1)} and "
+        f"{grouped(float(ends.max()), 1)} nats."
+    )
+    keys = _chain_keys(shown) if chains > 1 else (Key("line", series(0), "the chain"),)
+    return Figure("log-joint", "Log joint density", caption, (canvas.panel(caption),), keys)
 
 
 def _ticks(canvas: Canvas, draws: Array, divergent: NDArray[np.bool_]) -> None:

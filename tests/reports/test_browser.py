@@ -15,6 +15,7 @@ from storyzoo.reports.figures.svg import plain
 from storyzoo.reports.page import compare_page, fit_page
 from tests.reports.pages import HOSTILE, compared, mixture_fit, schools_fit
 from tests.reports.test_figures import contrast
+from tests.reports.test_lda_figures import topics_fit
 from tests.reports.test_machine_figures import LearntInfo, estimated_fit
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ QUIET = (
     "--disable-sync",
     "--no-first-run",
 )
-KINDS = ("draws", "approximation", "point", "comparison", "hostile", "machine")
+KINDS = ("draws", "approximation", "point", "comparison", "hostile", "machine", "topics")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "comparison": compare_page(compared(fits, folder=home)),
         "hostile": fit_page(hostile),
         "machine": fit_page(replace(estimated_fit(0.1), info=LearntInfo())),
+        "topics": fit_page(topics_fit(topics=12, words=90, labels=["a", "b", "c"] * 10)),
     }
     for name, page in written.items():
         (home / f"{name}.html").write_text(page, encoding="utf-8")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from storyzoo.inference.engine.heldout import Completed, Predictive
+from storyzoo.inference.engine.heldout import Completed, Predictive, Sequential
 from storyzoo.inference.engine.method import Info, Kind, Method
 from storyzoo.reports.compare import (
     COLUMNS,
@@ -78,6 +78,7 @@ class Answer:
     heldout: Predictive | None = None
     fitted: Predictive | None = None
     completed: Completed | None = None
+    sequential: Sequential | None = None
 
     def __post_init__(self) -> None:
         self.verdict: Verdict = judge(self.tree, self.info, kind=self.method.kind, story=self.story)

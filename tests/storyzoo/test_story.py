@@ -70,6 +70,7 @@ def test_hooks_are_optional_and_none_raises_not_implemented() -> None:
         story.log_likelihood_estimate(nothing, nothing, rng),
         story.trajectories(nothing, nothing, rng),
         story.impute(nothing, nothing, rng),
+        story.left_to_right(nothing, nothing, rng),
     ]
     assert answers == [None] * len(answers)
     assert story.scaled_to(nothing) is story
