@@ -49,7 +49,9 @@ class MeanFieldTopics:
     def __init__(self, alpha: Tensor, eta: float, n_words: int) -> None:
         self._alpha = alpha.double()
         self._dtype = torch.float32 if float(alpha.min()) >= _SINGLE else torch.float64
-        self.prior = {"topics": self._alpha.new_full((len(alpha), n_words), eta)}
+        self.prior: Mapping[str, Tensor] = {
+            "topics": self._alpha.new_full((len(alpha), n_words), eta)
+        }
 
     def start(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Nearly even topics, each word counted about once in each (Hoffman et al. 2010)."""
