@@ -36,7 +36,7 @@ from storyzoo.inference.engine.chains import (
 from storyzoo.inference.engine.checkpoint import Checkpoint, numpy_state, restore_numpy
 from storyzoo.inference.engine.lowering.compiler import CompilerError
 from storyzoo.inference.engine.lowering.library import build
-from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, require
+from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, needs_density, require
 from storyzoo.inference.engine.pieces import Pieces
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.resume import fingerprint
@@ -96,7 +96,9 @@ class Gibbs(Method):
 
     def refuses(self, story: Story, structure: Structure) -> str | None:
         """A story has to bring the sweeps."""
-        return None if story.has("sweeps") else "it defines no sweeps; use nuts"
+        if story.has("sweeps"):
+            return None
+        return needs_density(story) or "it defines no sweeps; use nuts"
 
     def run(
         self, target: Target, *, seed: int, progress: Progress, checkpoint: Checkpoint | None = None

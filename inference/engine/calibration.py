@@ -37,7 +37,7 @@ from storyzoo.inference.engine.progress import Progress
 from storyzoo.inference.engine.relabelling import match, permute, why_not_exchangeable
 from storyzoo.inference.engine.simulation import Simulator
 from storyzoo.inference.engine.statistics import array_stats
-from storyzoo.inference.engine.target import Target
+from storyzoo.inference.engine.target import Target, make_target
 from storyzoo.inference.engine.tree import draws_of, posterior_tree
 
 RANKED = 99
@@ -130,14 +130,17 @@ class Calibrator:
         Holes are where the data at hand have theirs. Prior scales stay what they are.
         """
         drawn = self._simulator.prior(rng)
-        data = dict(self.target.data)
+        latents = {name: drawn[name] for name in self.structure.latents}
+        story, data = self.target.story, dict(self.target.data)
+        if story.ragged:  # how long the examples' pieces are may differ
+            data |= {name: drawn[name].cpu().numpy() for name in data if name in drawn}
+            return latents, make_target(story, data, device=self.target.device, to_fit=False)
         for name in self.structure.outcomes:
             at_hand = data[name]
             value = drawn[name].to(at_hand)
             if at_hand.is_floating_point():
                 value = torch.where(at_hand.isnan(), at_hand, value)
             data[name] = value
-        latents = {name: drawn[name] for name in self.structure.latents}
         return latents, replace(self.target, data=data)
 
     # -- what is ranked ------------------------------------------------------------------

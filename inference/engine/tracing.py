@@ -234,9 +234,7 @@ class _Recorder(TorchDispatchMode):
         Else the steps of a chain, each with labels of its own making, would have nothing in
         common.
         """
-        key: Any = len(self._contents)
-        if tensor.numel() <= SMALL:
-            key = (str(tensor.dtype), tuple(tensor.shape), tensor.cpu().numpy().tobytes())
+        key: Any = _content(tensor) or len(self._contents)
         if key not in self._contents:
             name = f"constant_{len(self._contents)}"
             self._module.register_buffer(name, tensor, persistent=False)
@@ -250,6 +248,16 @@ class _Recorder(TorchDispatchMode):
         self._graph.eliminate_dead_code()
         self._module.recompile()
         return self._module
+
+
+def _content(tensor: Tensor) -> Any:
+    """What a small tensor holds; None where it is large, or is wrapped by a transform."""
+    if tensor.numel() > SMALL:
+        return None
+    try:
+        return str(tensor.dtype), tuple(tensor.shape), tensor.cpu().numpy().tobytes()
+    except RuntimeError:
+        return None
 
 
 def _out_of_place(func: Any) -> Any:

@@ -390,7 +390,7 @@ def test_methods_that_need_the_density_refuse(name: str) -> None:
         "no M-step is closed" if name == "em" else "more states than anyone can count"
     ) in reason
     known = dreaming(hidden=False)
-    if name != "em":
+    if name not in ("em", "gibbs"):  # which ask for more than a density
         assert load_method(name)().refuses(known.story, known.structure) is None
 
 

@@ -14,7 +14,7 @@ from tests.inference.references import REFERENCES, assert_agrees
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_means_and_spreads_are_those_of_the_reference(name: str, mirror: Path) -> None:
-    assert_agrees(name, NUTS(draws=1000, warmup=1000, chains=4))
+    assert_agrees(name, NUTS(draws=2000, warmup=1000, chains=4))
 
 
 @pytest.mark.parametrize(

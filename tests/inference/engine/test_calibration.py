@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -380,7 +381,10 @@ def test_refusals_say_why() -> None:
 # -- samplers of the zoo -----------------------------------------------------------------------
 
 
-def test_simulations_share_their_machine_code() -> None:
+def test_simulations_share_their_machine_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORYZOO_CACHE", str(tmp_path))
     target = make_target(
         GaussianMixture(n_components=2), {"y": np.random.default_rng(0).normal(size=(23, 2))}
     )
