@@ -314,8 +314,10 @@ def test_moments_of_a_story_that_can_not_be_traced() -> None:
     ],
 )
 def test_means_and_spreads_are_those_of_the_reference(name: str, mirror: Path) -> None:
+    # Of 64 draws of the mixture's prior two lie where one component stays empty.
+    start: Any = "uniform" if name == "low_dim_gauss_mix" else "prior"
     # The plain R-hat of so many short chains is some way above one.
-    assert_agrees(name, ChEES(warmup=600), r_hat=1.03)
+    assert_agrees(name, ChEES(warmup=600, start=start), r_hat=1.03)
 
 
 def test_the_centred_funnel_diverges() -> None:

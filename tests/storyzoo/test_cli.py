@@ -415,13 +415,15 @@ def test_a_single_new_row_is_scored(run_folder: Path, capsys: Output) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_drawn() -> None:
-    argv = "fit eight-schools --data eight-schools --method nuts --with draws=20000 --out run"
+    argv = (
+        "fit eight-schools --data eight-schools --method nuts --with draws=60000 --with cores=1 "
+        "--out run"
+    )
     with subprocess.Popen(
         [sys.executable, "-m", "storyzoo", *argv.split()], start_new_session=True
     ) as running:
-        while not Path("run/fit.json").exists():
-            time.sleep(0.5)
-        time.sleep(45)
+        while not list(Path("run").glob("checkpoint*")) and running.poll() is None:
+            time.sleep(0.05)  # until the first of four chains has ended
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does
         assert running.wait(timeout=120) == 130
     summary = json.loads(Path("run/summary.json").read_text())
