@@ -11,7 +11,7 @@ LINKS := $(addprefix storyzoo/,models inference datasets reports)
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: .venv/installed  ## EM, SVI and NUTS on a mixture of iris, about three minutes
+demo: .venv/installed  ## EM, SVI and NUTS on a mixture of iris, about a minute
 	$(BIN)/zoo compare gmm --data iris --set covariance=tied --methods em,svi,nuts \
 	    --with nuts.start=em --with nuts.draws=500 --with nuts.warmup=500 --out runs/demo
 
