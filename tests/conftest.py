@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +14,11 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 NO_SKIPS = bool(os.environ.get("STORYZOO_NO_SKIPS"))
 """Set by CI: a test that could not run is then a failure."""
+
+
+def pytest_configure() -> None:
+    """A background job of a shell ignores Ctrl-C, and so would the processes that tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
