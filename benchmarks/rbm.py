@@ -14,7 +14,7 @@ twentieth of that, as its likelihood may fall again. Its best is the one that te
 best, which a user could not know. In float64 on every side. With repeats, figures are those of the
 seed whose test nats are in the middle.
 
-    python -m benchmarks.rbm                        # all rows but MNIST: a quarter of an hour
+    python -m benchmarks.rbm                        # all rows but MNIST
     python -m benchmarks.rbm --rows bars-3x3,mnist --samples samples --json rbm.json
 
 Exits with 1 where storyzoo misses what it promises:
