@@ -37,7 +37,7 @@ def row(name: str, cpu: float, perplexity: float, npmi: float) -> Row:
 def test_every_side_finds_the_known_topics_better_than_chance(name: str) -> None:
     side = next(side for side in SIDES if side.name == name)
     if side.needs:
-        pytest.importorskip(side.needs, reason="a peer: pip install -e '.[bench]'")
+        pytest.importorskip(side.needs, reason="a peer: pip install -e '.[test]'")
     found = PROGRAMS[name](KNOWN.arrays, 4, 40, 0)()
     topics = found.reshape(-1, 4, 60)
     np.testing.assert_allclose(topics.sum(-1), 1, rtol=1e-4)
