@@ -173,12 +173,12 @@ class StochasticAscent:
         place = self.windows.first(shuffle)
         generator = torch.Generator(device=self.target.device).manual_seed(noise)
         nothing = Kept(q, -1, np.zeros(0), -math.inf)
-        return self._told(
-            State(
-                0, q, adam.begin(q), q, place, (), torch_state(shuffle), torch_state(generator),
-                (), nothing, nothing,
-            )
+        moments = adam.begin(q)._replace(taken=torch.zeros(()))
+        begun = State(
+            0, q, moments, q, place, (), torch_state(shuffle), torch_state(generator), (),
+            nothing, nothing,
         )  # fmt: skip
+        return self._told(begun)
 
     # -- the run -------------------------------------------------------------------------
 
@@ -217,16 +217,18 @@ class StochasticAscent:
         generator = restore_torch(state.noise, self.target.device)
         window = self.windows.at(state.place)
         factor = self.windows.per_pass(state.place)
-        found = self.density(state.q, window, window.carried(state.carried), factor, generator)
-        slope = found.gradient / self.windows.steps
-        slope = slope * (self.schedule.clip / slope.norm().clamp(min=self.schedule.clip))
-        moments = adam.told(state.moments, slope)
-        q = state.q + self._rate(state.step) * adam.direction(moments)
-        if not bool(q.sum().isfinite()):
+        found = self.density(
+            state.q, window, window.carried(state.carried), factor, generator,
+            share=1 / self.windows.steps,
+        )  # fmt: skip
+        length = float(found.gradient.norm())
+        if not math.isfinite(length):
             raise SettingError(
                 f"map: the ascent ran away at step {state.step + 1}; take smaller steps: "
                 f"learning_rate={0.1 * self.schedule.learning_rate:g}"
             )
+        slope = found.gradient.mul_(min(1.0, self.schedule.clip / max(length, 1e-30)))
+        q, moments = adam.moved(state.q, state.moments, slope, self._rate(state.step))
         step = state.step + 1
         share = (LATE + 1) / (LATE + step)
         place = self.windows.after(state.place, shuffle)
@@ -234,7 +236,7 @@ class StochasticAscent:
             step=step,
             q=q,
             moments=moments,
-            average=state.average + share * (q - state.average),
+            average=torch.lerp(state.average, q, share),
             place=place,
             carried=found.state if place.window else (),
             order=torch_state(shuffle),

@@ -8,13 +8,14 @@ back as one vector without a copy for each site.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from storyzoo.inference.engine.factors import run_model, slice_examples, trace_priors
+from storyzoo.inference.engine.normal_priors import NormalPriors, normal_priors
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.windows import Window
 from storyzoo.story import Story, Unrolled
@@ -42,6 +43,16 @@ class WindowDensity:
         one = torch.zeros(1, dtype=torch.long)
         self._one = slice_examples(target.story, target.data, one)
         self.dim = self._density.dim
+        self._normal = self._find_normal()
+
+    def _find_normal(self) -> NormalPriors | None:
+        """The priors in closed form, where they are plain normals."""
+        leaf = torch.zeros(self.dim, device=self._target.device).requires_grad_()
+        return normal_priors(self._traced(leaf).nodes, self._density.slots)
+
+    def _traced(self, q: Tensor) -> Any:
+        structure, story = self._target.structure, self._target.story
+        return run_model(story, self._one, self.views(q), structure, enumerate_sites=False)
 
     def views(self, q: Tensor) -> dict[str, Tensor]:
         """The sites (…) at ``q`` (D,)."""
@@ -61,9 +72,9 @@ class WindowDensity:
 
     def log_prior(self, q: Tensor) -> Tensor:
         """Log prior at ``q`` (D,), with the Jacobian where that counts; a scalar."""
-        structure, story = self._target.structure, self._target.story
-        trace = run_model(story, self._one, self.views(q), structure, enumerate_sites=False)
-        total, _ = trace_priors(trace, structure)
+        if self._normal is not None:
+            return self._normal.log_prob(q)
+        total, _ = trace_priors(self._traced(q), self._target.structure)
         return total + self._density.volume(q)
 
     def __call__(
@@ -73,18 +84,26 @@ class WindowDensity:
         state: tuple[Tensor, ...],
         factor: float,
         generator: Generator | None,
+        share: float = 1.0,
     ) -> Told:
-        """Gradient at ``q`` (D,) from a window that counts ``factor`` times."""
+        """``share`` of the gradient at ``q`` (D,), from a window that counts ``factor`` times."""
         with torch.enable_grad():
             leaf = q.detach().requires_grad_()
             nats, after = self._unrolled.nats(
                 self.views(leaf), window.inputs, window.targets, state, generator
             )
             told = (nats * window.inside).sum()
-            (gradient,) = torch.autograd.grad(factor * told, leaf)
-            if self._prior:
-                gradient = gradient + torch.autograd.grad(self.log_prior(leaf), leaf)[0]
+            (gradient,) = torch.autograd.grad(share * factor * told, leaf)
+        if self._prior:
+            gradient = self._with_prior(gradient, q, share)
         return Told(gradient, tuple(part.detach() for part in after), told.detach())
+
+    def _with_prior(self, gradient: Tensor, q: Tensor, share: float) -> Tensor:
+        if self._normal is not None:
+            return self._normal.add_gradient(gradient, q, share)
+        with torch.enable_grad():
+            leaf = q.detach().requires_grad_()
+            return gradient + share * torch.autograd.grad(self.log_prior(leaf), leaf)[0]
 
 
 def refuses_windows(story: Story) -> str | None:

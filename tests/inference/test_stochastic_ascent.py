@@ -11,6 +11,7 @@ import torch
 
 import storyzoo as sz
 from storyzoo.errors import RefusedError, SettingError
+from storyzoo.inference.engine import adam
 from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.progress import Progress
 from storyzoo.inference.engine.target import make_target
@@ -180,7 +181,7 @@ def test_patience_ends_the_climb() -> None:
 
 
 def test_steps_that_are_too_large_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingError, match="ran away at step 1; take smaller steps"):
+    with pytest.raises(SettingError, match="ran away at step 2; take smaller steps"):
         climbed(MAP(**{**SHORT, "learning_rate": 1e38}))
 
 
@@ -198,3 +199,28 @@ def test_a_fit_comes_back_from_its_folder(tmp_path: Path) -> None:
     assert again.info == fit.info
     np.testing.assert_array_equal(again.log_density().nats, fit.log_density().nats)
     assert isinstance(MAPInfo.from_dict(MAPInfo(best=1).as_dict()), MAPInfo)
+
+
+def test_steps_over_a_whole_vector_are_those_of_adam() -> None:
+    q = torch.tensor([0.5, -1.0, 2.0])
+    moments, other = adam.begin(q)._replace(taken=torch.zeros(())), adam.begin(q)
+    moved = expected = q
+    for step in range(5):
+        slope = torch.tensor([1.0, -0.1, 0.01]) * (step + 1) * (-1) ** step
+        moved, moments = adam.moved(moved, moments, slope, 0.1)
+        other = adam.told(other, slope)
+        expected = expected + 0.1 * adam.direction(other)
+    torch.testing.assert_close(moved, expected)
+
+
+def test_normal_priors_are_those_of_the_model() -> None:
+    target, weights = drawn(Sequence(**SMALL), WORDS)
+    with target.context():
+        found = WindowDensity(target, target.story.unroll(target.data), prior=True)
+        q = target.density().flatten(tensors(target, weights))
+        assert found._normal is not None
+        density = target.density(jacobian=False)
+        assert float(found.log_prior(q)) == pytest.approx(float(density.log_prior(q)), rel=1e-5)
+        leaf = q.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(density.log_prior(leaf), leaf)
+        torch.testing.assert_close(found._normal.add_gradient(torch.zeros_like(q), q, 1.0), slope)
