@@ -138,10 +138,7 @@ def _piped(pipe: IO[bytes] | None) -> IO[bytes]:
 
 def _environment(cores: int, cache: Path) -> dict[str, str]:
     """One thread per chain for all; compiled things where no earlier run has left any."""
-    flags = (
-        "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1 "
-        f"--xla_force_host_platform_device_count={cores}"
-    )
+    flags = f"--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count={cores}"
     return {
         **os.environ,
         **{f"{library}_NUM_THREADS": "1" for library in THREADS},
