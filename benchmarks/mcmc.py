@@ -42,6 +42,7 @@ from benchmarks.mcmc_peers.environment import SIDES, Side, SideError, Worker, ma
 from benchmarks.mcmc_peers.problems import PROBLEMS, Problem
 from benchmarks.mcmc_peers.quality import Quality, distance, pooled, quality, relabelled
 from benchmarks.mcmc_peers.worker import Values, load, store
+from storyzoo.errors import StoryzooError
 
 OURS = "storyzoo"
 CHAINS, DRAWS, WARMUP = 4, 1000, 1000
@@ -369,4 +370,7 @@ def _as_json(row: Row) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except StoryzooError as error:
+        sys.exit(str(error))
