@@ -29,6 +29,7 @@ from storyzoo.inference.engine.checkpoint import restore_torch, torch_state
 from storyzoo.inference.engine.learning_curve import Point, Scores, point_of
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.resume import Keeper
+from storyzoo.inference.engine.stepping import Shown, Stepping
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.window_gradient import WindowDensity
 from storyzoo.inference.engine.windows import (
@@ -184,32 +185,18 @@ class StochasticAscent:
 
     def run(self, budget: Budget, progress: Progress) -> str:
         """Step to the end; how it ended. The state is whole at any time."""
-        stopped = "max_steps"
-        progress.start(self.most)
-        progress.update(self.state.step)
-        try:
-            with self.target.context():
-                while self.state.step < self.most:
-                    self.state = self._step(self.state)
-                    if self.state.step in self.marks:
-                        self.state = self._told(self.state)
-                        if self._out_of_patience():
-                            stopped = "settled"
-                            break
-                    progress.update(1, nats=f"{self.state.curve[-1].training:.3f}")
-                    if self.keeper.due:
-                        self.keeper.save(self._stored())
-                    if budget.spent and self.state.step < self.most:
-                        stopped = "minutes"
-                        break
-        except KeyboardInterrupt:
-            self.keeper.save(self._stored())
-            if not self.state.step:
-                raise
-            stopped = "interrupted"
-        finally:
-            progress.close()
-        return stopped
+        stepping = Stepping(self.keeper, self._stored, lambda: bool(self.state.step))
+        with self.target.context():
+            stopped = stepping.run(self._steps(), self.state.step, self.most, budget, progress)
+        if stopped != "done":
+            return stopped
+        return "max_steps" if self.state.step == self.most else "settled"
+
+    def _steps(self) -> Iterator[Shown]:
+        while self.state.step < self.most and not self._out_of_patience():
+            state = self._step(self.state)
+            self.state = self._told(state) if state.step in self.marks else state
+            yield {"nats": f"{self.state.curve[-1].training:.3f}"}
 
     def _step(self, state: State) -> State:
         """One step uphill."""

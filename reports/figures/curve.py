@@ -63,7 +63,7 @@ def curve_figures(fit: Fitted) -> list[Figure]:
     cut = _keep_the_end_legible(canvas, steps, curves)
     canvas.axes.axvline(kept, color=colour("muted"), lw=1.0, ls=(0, (4, 2.5)))
     canvas.axes.set_xlabel("step")
-    canvas.axes.set_ylabel("log likelihood, nats per example")
+    canvas.axes.set_ylabel(f"log likelihood, nats per {getattr(fit.info, 'per', 'example')}")
     keys = [Key(curve.mark, curve.role, curve.label) for curve in curves]
     keys.append(Key("dashed", "muted", "the answer kept"))
     caption = caption_of(fit, steps, curves, place, cut)
