@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from storyzoo.calibrate import Calibration
+    from storyzoo.datasets.codecs import Codec
     from storyzoo.datasets.dataset import Dataset
     from storyzoo.datasets.vocabulary import Reading
     from storyzoo.fit import Fit
@@ -225,17 +226,17 @@ def _size(files: int, n_bytes: int) -> str:
 # -- what went in ------------------------------------------------------------------------------
 
 
-def _load(spec: str, reading: Reading | None = None) -> Dataset:
+def _load(spec: str, way: Reading | Codec | None = None) -> Dataset:
     """Data, with a line on stderr for whatever was left out."""
-    dataset = load(spec, reading)
+    dataset = load(spec, way)
     for note in dataset.notes:
         sys.stderr.write(f"zoo: {note}\n")
     return dataset
 
 
 def _new_data(spec: str | None, answer: Fit) -> Dataset | None:
-    """Data for a fit; text is read as the fit's was."""
-    return None if spec is None else _load(spec, answer.reading)
+    """Data for a fit, read as the fit's were."""
+    return None if spec is None else _load(spec, answer.way)
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
