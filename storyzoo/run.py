@@ -115,9 +115,9 @@ def prepare(
     train_rows, test_rows = _split(whole, bound, holdout)
     train = whole if test_rows is None else whole.rows(train_rows)
     story = story.scaled_to(train.data)
-    train = replace(train, story=story)
+    train = train.told_by(story)
     story.check(train.data)
-    test = None if test_rows is None else replace(whole.rows(test_rows), story=story)
+    test = None if test_rows is None else whole.rows(test_rows).told_by(story)
     labels = None if bound.labels is None else list(bound.labels.iloc[train_rows])
     return Task(story, bound, replace(units, story=story), train, test, labels)
 

@@ -66,6 +66,14 @@ class Target:
         density.share(self._compiled.setdefault((jacobian, prior), {}))
         return density
 
+    def told_by(self, story: Story) -> Target:
+        """The same data under another story of the kind, whose fields may shape its sites."""
+        if story == self.story:
+            return self
+        with self.context():
+            structure = structure_of(story, self.data, self.structure.coords)
+        return replace(self, story=story, structure=structure)
+
     def rows(self, index: Sequence[int] | np.ndarray) -> Target:
         """The same story with some of the examples.
 
