@@ -74,7 +74,7 @@ class NGram(Story):
     examples = "sequence"
     observation = "step"
     ragged = {"step": "length"}
-    gap = -1
+    gap_symbol = -1
 
     def __post_init__(self) -> None:
         if not isinstance(self.order, int) or self.order < 1:
@@ -86,13 +86,13 @@ class NGram(Story):
 
     def model(self, token: Tensor, length: Tensor, n_tokens: int) -> None:
         """The story in the module's docstring."""
-        data = {"token": token, "length": length, "n_tokens": n_tokens}
+        data: Any = {"token": token, "length": length, "n_tokens": n_tokens}
         n_contexts, n_symbols = self._sizes(data)
         prior = dist.Dirichlet(torch.full((n_symbols,), float(self.concentration)))
         with pyro.plate("context", n_contexts):
             table = pyro.sample("next", prior)
         symbols = dist.constraints.integer_interval(0, n_tokens - 1)
-        with pyro.plate("step", len(token)):
+        with pyro.plate("step", max(1, len(token))):  # Pyro knows no plate of size zero
             told = Deferred(
                 lambda: RowCategorical(table, self._steps(data)[0][self._of_tokens(data)]),
                 token.shape, torch.Size(), symbols,

@@ -83,7 +83,7 @@ class Sequence(Recurrence):
     """Whether a sequence tells its own end; auto: unless all are equally long."""
 
     data_dims = {"token": ("step",), "length": ("sequence",)}
-    gap = -1
+    gap_symbol = -1
 
     def __post_init__(self) -> None:
         self.check_fields()
@@ -102,10 +102,10 @@ class Sequence(Recurrence):
 
     def model(self, token: Tensor, length: Tensor, n_tokens: int) -> None:
         """The story in the module's docstring; the network runs where a probability is asked."""
-        data = {"token": token, "length": length, "n_tokens": n_tokens}
+        data: Any = {"token": token, "length": length, "n_tokens": n_tokens}
         weights = self._lifted(data).sample(self.weight_sd)
         symbols = dist.constraints.integer_interval(0, n_tokens - 1)
-        with pyro.plate("step", len(token)):
+        with pyro.plate("step", max(1, len(token))):  # Pyro knows no plate of size zero
             told = Deferred(
                 lambda: dist.Categorical(logits=self._logits(weights, data)[0]),
                 token.shape, torch.Size(), symbols,

@@ -111,7 +111,8 @@ def prepare(
     bound = bind(story, dataset, target)
     units = units_of(story, bound)
     whole = make_target(story, bound.arrays, device=device, coords=bound.coords)
-    whole = replace(whole, stream=_stream(bound, holdout))
+    own = bound.dataset.validation_rows if bound.dataset else None
+    whole = replace(whole, stream=_stream(bound, holdout), validation_rows=own)
     train_rows, test_rows = _split(whole, bound, holdout)
     train = whole if test_rows is None else whole.rows(train_rows)
     story = story.scaled_to(train.data)

@@ -228,7 +228,7 @@ class Story:
     - ``label_values``: discrete site -> the group whose labels are its values.
     - ``sweeps_source``: C that :meth:`sweeps` calls, as the text of one translation unit.
     - ``last_layer``: sites of which the network's answer is a linear function.
-    - ``gap``: the value of a discrete observation that stands for a missing one.
+    - ``gap_symbol``: the value of a discrete observation that stands for a missing one.
     - ``identified``: sites (deterministic ones too) on which R-hat is judged where parameters
       have symmetries that no relabelling mends.
     - ``units``: site -> how it follows the units of the data under ``y -> (y - shift) / scale``:
@@ -250,7 +250,7 @@ class Story:
     sweeps_source: ClassVar[str] = ""
     identified: ClassVar[tuple[str, ...]] = ()
     last_layer: ClassVar[tuple[str, ...]] = ()
-    gap: ClassVar[int | None] = None
+    gap_symbol: ClassVar[int | None] = None
 
     @property
     def event_dims(self) -> Mapping[str, tuple[str, ...]]:

@@ -50,6 +50,10 @@ class Sampling:
         return self.temperature == 1 and self.top_k is None and self.nucleus in (None, 1)
 
 
+AS_TOLD = Sampling()
+"""Sequences as the story tells them."""
+
+
 class Walked(NamedTuple):
     """Sequences end to end."""
 

@@ -16,7 +16,7 @@ from pyro import poutine
 from torch import Tensor
 
 from storyzoo.errors import RefusedError
-from storyzoo.inference.engine.continuation import Sampling, longest, walk
+from storyzoo.inference.engine.continuation import AS_TOLD, Sampling, longest, walk
 from storyzoo.inference.engine.factors import ValueMessenger, slice_examples
 from storyzoo.inference.engine.missing import is_part
 from storyzoo.inference.engine.structure import Structure
@@ -25,10 +25,6 @@ from storyzoo.story import Latents
 
 FEW_ROWS = 10
 """Rows on which a story is checked where drawing a row takes a Markov chain."""
-
-
-AS_TOLD = Sampling()
-"""Sequences as the story tells them."""
 
 
 class Simulator:

@@ -25,7 +25,7 @@ from storyzoo.models.kernels.lifted import Lifted
 State = tuple[Tensor, ...]
 """What the core carries from step to step, each (layer, B, H); empty before the first."""
 
-CORES: dict[str, type[torch.nn.RNNBase]] = {
+CORES: dict[str, Callable[..., torch.nn.RNNBase]] = {
     "gru": torch.nn.GRU,
     "lstm": torch.nn.LSTM,
     "rnn": torch.nn.RNN,
