@@ -14,6 +14,8 @@ import pandas as pd
 from xarray import DataTree
 
 from storyzoo.binding import Bound, bind
+from storyzoo.datasets.codecs import Codec
+from storyzoo.datasets.codecs import from_record as codec_of
 from storyzoo.datasets.standardise import Standardised
 from storyzoo.datasets.vocabulary import Reading
 from storyzoo.errors import DataError, RefusedError, RunFolderError
@@ -103,6 +105,17 @@ class Fit:
         """How text became counts, where it was text: ``load(file, fit.reading)`` does the same."""
         record = self.description.get("reading")
         return None if record is None else Reading.from_record(record)
+
+    @property
+    def codec(self) -> Codec | None:
+        """How text, images or graphs became tokens: ``load(file, fit.codec)`` does the same."""
+        record = self.description.get("codec")
+        return None if record is None else codec_of(record)
+
+    @property
+    def way(self) -> Reading | Codec | None:
+        """How the data were read, where there is more than one way: ``load(file, fit.way)``."""
+        return self.reading or self.codec
 
     @property
     def structure(self) -> Structure:
@@ -304,6 +317,12 @@ class Fit:
                     )
 
     def _check_vocabulary(self, bound: Bound) -> None:
+        coded = bound.dataset.codec if bound.dataset else None
+        if self.codec is not None and coded is not None and coded != self.codec:
+            raise DataError(
+                f"{bound.name}: was not made tokens by the codec of the fit: use load(file, "
+                "fit.codec)"
+            )
         given = bound.dataset.reading if bound.dataset else None
         if self.reading is None or given is None:
             return

@@ -168,8 +168,12 @@ def refuse(method: Method, task: Task) -> None:
 
 def describe(task: Task, method: Method, seed: int, holdout: float | None) -> dict[str, Any]:
     """All that goes into a run, as ``fit.json`` keeps it."""
-    reading = task.bound.dataset.reading if task.bound.dataset else None
-    text = {} if reading is None else {"reading": reading.as_record()}
+    dataset = task.bound.dataset
+    read: dict[str, Any] = {}
+    if dataset is not None and dataset.reading is not None:
+        read = {"reading": dataset.reading.as_record()}
+    if dataset is not None and dataset.codec is not None:
+        read = {"codec": dataset.codec.as_record()}
     stream = task.train.stream
     return {
         "format": FORMAT,
@@ -188,7 +192,7 @@ def describe(task: Task, method: Method, seed: int, holdout: float | None) -> di
         "seed": seed,
         "device": task.train.device,
         "versions": versions(),
-        **text,  # last, for its vocabulary is long
+        **read,  # last, for its vocabulary is long
     }
 
 
