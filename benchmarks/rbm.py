@@ -38,7 +38,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,7 +88,8 @@ class Setting:
     method: Method
     words: str
     promised: bool = False
-    story: type[RestrictedBoltzmann] = RestrictedBoltzmann
+    story: RestrictedBoltzmann = RestrictedBoltzmann()
+    """Fitted with the problem's hidden units."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,8 @@ def _middle(answers: Iterator[Answer]) -> Answer:
 
 def _ours(problem: Problem, setting: Setting, rows: Rows, seed: int) -> Answer:
     before = time.process_time()
-    story = setting.story(n_hidden=problem.n_hidden).scaled_to({"v": torch.tensor(rows.train)})
+    story = replace(setting.story, n_hidden=problem.n_hidden)
+    story = story.scaled_to({"v": torch.tensor(rows.train)})
     target = make_target(story, {"v": rows.train})
     tree, _ = setting.method.run(target, seed=seed, progress=Progress(quiet=True))
     cpu = time.process_time() - before
@@ -515,8 +517,8 @@ PROBLEMS = {
             lambda: _split("mnist:binarize=0.5"), 500,
             (
                 Setting(
-                    Contrastive(chains=500, max_steps=6000, validation=0.0),
-                    "500 chains, 6000 steps", promised=True, story=Unfollowed,
+                    Contrastive(max_steps=4000, validation=0.0), "weight_sd=0.5, 4000 steps",
+                    promised=True, story=Unfollowed(weight_sd=0.5),
                 ),
             ),
             Promise(above_peer=0.0, features=True), rates=(0.1, 0.01), batch=100,

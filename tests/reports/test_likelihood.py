@@ -157,6 +157,12 @@ def test_every_likelihood_says_what_it_is() -> None:
     exact = Predictive(np.array([-1.0, -3.0]), np.zeros(2), 0.0)
     (row,) = likelihoods(fitted_metrics(exact))
     assert tuple(row) == ("Log likelihood", "−2.0000", "nats per example", "exact")
+    (row,) = likelihoods(heldout_metrics(exact))
+    assert tuple(row)[1:] == ("−2.0000 ± 1.0000", "nats per example", "exact; ± over examples")
+    drawn = exact._replace(mean_se=0.012)
+    for metrics in (fitted_metrics(drawn), heldout_metrics(drawn)):
+        (row,) = likelihoods(metrics)
+        assert row.nature == "mean over draws, Monte Carlo error 0.012"
     metrics = fitted_metrics(bounded(-1.5, 0.25, 0.1)) | heldout_metrics(bounded(-1.6, 0.25, 0.1))
     told = [row.nature for row in likelihoods(metrics)]
     assert told == ["estimate with bounds"] * 2
