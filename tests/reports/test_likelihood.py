@@ -138,12 +138,15 @@ def test_an_exact_point_has_neither_error_nor_bounds() -> None:
 
 
 def test_held_out_errors_count_the_examples_too() -> None:
-    exact = heldout_metrics(scored(-2.0))
-    assert set(exact) == {
+    drawn = heldout_metrics(scored(-2.0))
+    assert set(drawn) == {
         f"heldout_{name}{end}"
         for name in ("log_likelihood_nats", "log_likelihood_nats_per_example")
-        for end in ("", "_se")
+        for end in ("", "_se", "_se_over_draws")
     }
+    assert drawn[f"{HELDOUT}_se_over_draws"] == scored(-2.0).mean_se
+    exact = heldout_metrics(scored(-2.0)._replace(mean_se=0.0))
+    assert not [name for name in exact if name.endswith("_draws")]
     metrics = heldout_metrics(replace_values(bounded(-1.5, 0.25, 0.1), 4))
     assert metrics[f"{HELDOUT}_se"] == pytest.approx(0.1)
     assert metrics["heldout_log_likelihood_nats_se"] == pytest.approx(10.0)
