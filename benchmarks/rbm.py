@@ -25,8 +25,9 @@ Exits with 1 where storyzoo misses what it promises:
   on MNIST no less than scikit-learn's best;
 - with 64 hidden units and on MNIST, features at least as good as those of scikit-learn's best.
 
-Each promise is held against the settings marked with an asterisk. What the default prior of the
-story costs on bars and stripes is shown beside.
+Each promise is held against the settings marked with an asterisk. Those for 64 hidden units were
+chosen among a dozen by 300 rows kept apart of the 1,500 fitted; those for MNIST were tried once.
+What the default prior of the story costs on bars and stripes is shown beside.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class Problem:
     """Step sizes of the peer."""
     batch: int
     """Rows of the peer's batches, and chains."""
-    annealing: Annealing = Annealing(1000, 5000)
+    annealing: Annealing = Annealing(500, 3000)
 
 
 @dataclass(frozen=True)
@@ -509,7 +510,13 @@ PROBLEMS = {
         ),
         Problem(
             "digits-64", DIGITS, lambda: _split("digits-binary"), 64,
-            (Setting(Contrastive(), "defaults", promised=True),),
+            (
+                Setting(Contrastive(), "defaults"),
+                Setting(
+                    Contrastive(max_steps=60_000, validation=0.0), "weight_sd=0.7, 60,000 steps",
+                    promised=True, story=Unfollowed(weight_sd=0.7),
+                ),
+            ),
             Promise(above_peer=0.5, features=True), rates=(0.1, 0.02, 0.005), batch=50,
         ),
         Problem(
