@@ -49,6 +49,7 @@ from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.restarts import compile_seconds
 from storyzoo.inference.engine.resume import Keeper, fingerprint
 from storyzoo.inference.engine.slices import Batch, Slices
+from storyzoo.inference.engine.stepping import Shown, Stepping
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import posterior_tree
@@ -261,27 +262,16 @@ class _Climb:
 
     def run(self, budget: Budget, progress: Progress) -> str:
         """Step to the end; how it ended. The state is whole at any time."""
-        stopped, most = "max_steps", self.contrastive.max_steps
-        progress.start(most)
-        progress.update(self.state.step)
-        try:
-            with self.target.context():
-                while self.state.step < most:
-                    self.state = self._scored(self._step(self.state))
-                    progress.update(1, **self._shown())
-                    if self.keeper.due:
-                        self.keeper.save(self._stored())
-                    if budget.spent and self.state.step < most:
-                        stopped = "minutes"
-                        break
-        except KeyboardInterrupt:
-            self.keeper.save(self._stored())
-            if not self.state.step:
-                raise
-            stopped = "interrupted"
-        finally:
-            progress.close()
-        return stopped
+        most = self.contrastive.max_steps
+        stepping = Stepping(self.keeper, self._stored, lambda: bool(self.state.step))
+        with self.target.context():
+            stopped = stepping.run(self._steps(most), self.state.step, most, budget, progress)
+        return "max_steps" if stopped == "done" else stopped
+
+    def _steps(self, most: int) -> Iterator[Shown]:
+        while self.state.step < most:
+            self.state = self._scored(self._step(self.state))
+            yield self._shown()
 
     def _shown(self) -> dict[str, str]:
         """The last scores, for the bar."""
