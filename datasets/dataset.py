@@ -21,6 +21,10 @@ class Stream(Protocol):
     def n_examples(self) -> int:
         """How many there are."""
 
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of them all."""
+
     def blocks(self, size: int) -> Iterator[Mapping[str, np.ndarray | int]]:
         """Arrays by name, ``size`` examples at a time, the last maybe fewer."""
 
