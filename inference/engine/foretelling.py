@@ -164,7 +164,7 @@ def _read(
     for step in range(length.max(initial=0)):
         some = np.flatnonzero(length > step)
         observed = np.zeros((len(known), mixture.foretell()), np.int64)
-        observed[some] = [known[lane][step] for lane in some]
+        observed[some] = [known[int(lane)][step] for lane in some]
         for place in range(observed.shape[1]):
             shares = mixture.shares(place)
             told = shares[some, observed[some, place]]

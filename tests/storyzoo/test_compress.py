@@ -15,6 +15,7 @@ import pytest
 import storyzoo as sz
 from storyzoo.cli import main
 from storyzoo.compress import Compressor, read
+from storyzoo.models.lda import LatentDirichletAllocation
 from storyzoo.models.ngram import NGram
 
 pytestmark = pytest.mark.usefixtures("workdir")
@@ -35,7 +36,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("draws", "old.txt:codec=characters,by=line", NGram(), sz.Gibbs(draws=20, warmup=20)),
         ("words", "old.txt:codec=words,by=document", NGram(), sz.MAP()),
         ("images", "old.csv:codec=raster", NGram(), sz.MAP()),
-        ("counts", "old.txt", sz.models.load_story("lda")(n_topics=2), sz.EM(max_steps=3)),
+        ("counts", "old.txt", LatentDirichletAllocation(n_topics=2), sz.EM(max_steps=3)),
     ):
         sz.fit(story, sz.load(f"{folder}/{data}"), method, out=folder / name, progress=False)
     return folder
