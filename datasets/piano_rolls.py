@@ -33,7 +33,7 @@ def jsb_chorales() -> Dataset:
             "key": np.concatenate(joined),
             "length": np.array([len(roll) for roll in joined], np.int64),
         },
-        coords={"key": key_names()},
+        coords={"pitch": key_names()},
         validation_rows=np.arange(first[0], first[1]),
         test_rows=np.arange(first[1], first[2]),
     )

@@ -16,9 +16,9 @@ of steps`` over all pieces of the test set, in which long pieces weigh more, as 
 
 Priors, data and sites
 ----------------------
-``weight_sd`` and ``dropout`` as in `sequence`. Data: ``key`` (step, key), zeros and ones, all
+``weight_sd`` and ``dropout`` as in `sequence`. Data: ``key`` (step, pitch), zeros and ones, all
 pieces end to end; ``length`` (piece), steps of each. Sites: core_weight_ih_l0 and so on,
-output_weight (key, hidden), output_bias (key). The weights have symmetries: compare what fits
+output_weight (pitch, hidden), output_bias (pitch). The weights have symmetries: compare what fits
 foretell.
 
 References
@@ -58,7 +58,8 @@ class PianoRoll(Recurrence):
     dropout: float = 0.5
     """Share of what the core tells that is left out at a time while a mode is sought."""
 
-    data_dims = {"key": ("step", "key"), "length": ("sequence",)}
+    data_dims = {"key": ("step", "pitch"), "length": ("sequence",)}
+    identified = ("key",)
 
     def __post_init__(self) -> None:
         self.check_fields()
@@ -66,9 +67,9 @@ class PianoRoll(Recurrence):
     @property
     def event_dims(self) -> Mapping[str, tuple[str, ...]]:
         return {
-            "output_weight": ("output_key", "hidden"),
-            "output_bias": ("output_key",),
-            "key": ("key",),
+            "output_weight": ("next_pitch", "hidden"),
+            "output_bias": ("next_pitch",),
+            "key": ("pitch",),
         }
 
     def model(self, key: Tensor, length: Tensor) -> None:

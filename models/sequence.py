@@ -83,6 +83,7 @@ class Sequence(Recurrence):
     """Whether a sequence tells its own end; auto: unless all are equally long."""
 
     data_dims = {"token": ("step",), "length": ("sequence",)}
+    identified = ("token+length", "token")
     gap_symbol = -1
 
     def __post_init__(self) -> None:

@@ -161,10 +161,11 @@ def _by_observation(found: Predictive) -> dict[str, float]:
     if n > 1:
         spread = np.square(found.nats - rate * found.sizes).sum() * n / (n - 1)
         error = math.hypot(math.sqrt(spread), n * found.mean_se) / steps
-        for name, factor in zip(
-            metrics, (1.0, 1 / math.log(2), metrics["perplexity"]), strict=True
-        ):
-            metrics |= {f"{name}_se": factor * error}
+        factors = (1.0, 1 / math.log(2), metrics["perplexity"])
+        metrics |= {
+            f"{name}_se": factor * error
+            for name, factor in zip(list(metrics), factors, strict=True)
+        }
     return metrics
 
 
