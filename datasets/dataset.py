@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from storyzoo.datasets.codecs import Codec
 from storyzoo.datasets.standardise import Standardised
 from storyzoo.datasets.vocabulary import Reading
 
@@ -54,6 +55,8 @@ class Dataset:
     standardised: Standardised | None = None
     reading: Reading | None = None
     """How text became counts, by which new text is read in the same way."""
+    codec: Codec | None = None
+    """How text, images or graphs became tokens, by which new ones do in the same way."""
     stream: Stream | None = None
     """All examples, where the arrays hold but the first of them."""
     sha256: str = ""
