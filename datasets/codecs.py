@@ -152,6 +152,10 @@ class TextCodec(Codec):
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens; what no text encodes to gives U+FFFD."""
 
+    def spans(self, tokens: Sequence[int]) -> list[int]:
+        """How many tokens stand for one piece of text each, one after another."""
+        return [1] * len(tokens)
+
     def unknown(self, texts: Iterable[str]) -> Counter[str]:
         """Symbols that have no token of their own and are spelt out, and how often they stand."""
         return Counter()
@@ -281,6 +285,15 @@ class Spelling(TextCodec):
             whole = len(digits) == self._digits and code <= sys.maxunicode
             shown.append(chr(code) if whole else "\ufffd")
         return "".join(shown)
+
+    def spans(self, tokens: Sequence[int]) -> list[int]:
+        """One, or an escape with its digits."""
+        found, place = [], 0
+        while place < len(tokens):
+            size = 1 if tokens[place] < len(self.known) else 1 + self._digits
+            found.append(min(size, len(tokens) - place))
+            place += size
+        return found
 
     def unknown(self, texts: Iterable[str]) -> Counter[str]:
         """Pieces that are spelt out."""

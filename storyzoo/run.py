@@ -47,6 +47,7 @@ from storyzoo.reports.compare import choose_best, compare_table, summary_of, to_
 from storyzoo.reports.page import compare_page
 from storyzoo.reports.verdict import judge
 from storyzoo.story import Story
+from storyzoo.text_scores import text_scores
 from storyzoo.units import Units
 
 SPLIT_SEED = 0
@@ -271,7 +272,9 @@ def _fitted(
         notes=(*task.bound.notes, *task.story.remarks(task.train.data), *notes, *said),
     )
     answer.summary = summary_of(answer)
-    answer.summary["metrics"] |= scores
+    codec = None if task.bound.dataset is None else task.bound.dataset.codec
+    told = text_scores(codec, task.test, heldout)
+    answer.summary["metrics"] |= scores | {f"heldout_{name}": v for name, v in told.items()}
     return answer
 
 

@@ -2,11 +2,7 @@
 
 A range coder (Pasco 1976; Martin 1979; here that of ``constriction``, Bamler 2022) spends
 ``-log2 f(x)`` bits on a symbol ``x`` to which whole-number frequencies ``f`` give the share
-``f(x)``. They are taken from the story's step, its posterior predictive over draws::
-
-    p(x_t | x_<t) = sum_s w_s p(x_t | x_<t, theta_s)      w_s in proportion to p(x_<t | theta_s)
-
-which multiplies up to ``mean_s p(x | theta_s)``, the probability that a sequence is scored by.
+``f(x)``. They are taken from the story's posterior predictive (``foretelling.py``).
 Whoever decodes has to come to the very same frequencies: encoding and decoding are one loop over
 one step, with as many sequences side by side and one thread, since sums in another order round in
 another way.
@@ -14,19 +10,16 @@ another way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent
 
 from storyzoo.errors import RefusedError, StoryzooError
+from storyzoo.inference.engine.foretelling import Mixture, as_steps, one_way
 from storyzoo.inference.engine.groups import each_draw
 from storyzoo.inference.engine.progress import Progress
-from storyzoo.inference.engine.structure import defaults
 from storyzoo.story import Story
 
 LANES = 64
@@ -133,7 +126,7 @@ def _walk(
     lanes = LANES if story.ragged else 1
     found: list[Symbols] = []
     left = extent.steps
-    with _one_way(story):
+    with one_way(story):
         for first in range(0, extent.sequences, lanes):
             rows = np.arange(first, min(extent.sequences, first + lanes))
             limit = None if extent.lengths is None else np.array(extent.lengths)[rows]
@@ -179,75 +172,6 @@ def _walk_group(
     return [as_steps(np.array(steps, np.int64)) for steps in told]
 
 
-def as_steps(values: np.ndarray) -> Symbols:
-    """Symbols (T,) or (T, K) as (T, K), K being one where nothing says otherwise."""
-    found: Symbols = values.astype(np.int64).reshape(len(values), -1 if values.size else 1)
-    return found
-
-
-class Mixture:
-    """What draws of the latents foretell together of the next step of sequences side by side."""
-
-    def __init__(
-        self, story: Story, latents: Sequence[Mapping[str, torch.Tensor]], lanes: int
-    ) -> None:
-        self._story, self._latents, self._lanes = story, latents, lanes
-        self._states: list[Any] = [None] * len(latents)
-        self._inner: list[Any] = []
-        self._weights = np.full((len(latents), lanes), 1.0 / len(latents))
-        self._tables: Array = np.zeros((0, 0, 0, 0))
-        self._binary = False
-
-    def foretell(self) -> int:
-        """Ask for the next step; returns of how many symbols it is made."""
-        tables, self._inner = [], []
-        for latents, state in zip(self._latents, self._states, strict=True):
-            answer = self._story.step(latents, state)
-            assert answer is not None
-            distribution, inner = answer
-            tables.append(self._table(distribution))
-            self._inner.append(inner)
-        self._tables = np.stack(tables)
-        return int(self._tables.shape[2])
-
-    def _table(self, distribution: Distribution) -> Array:
-        """Probabilities (lane, place, symbol): of a category one place, of many bits as many."""
-        base = distribution.base_dist if isinstance(distribution, Independent) else distribution
-        if isinstance(base, Bernoulli):
-            ones = base.logits.double().sigmoid()
-            found = torch.stack([1 - ones, ones], -1)
-            self._binary = True
-        elif isinstance(distribution, Categorical):
-            found = distribution.logits.double().softmax(-1)[..., None, :]
-        else:
-            raise RefusedError(
-                f"{self._story.name} can't code: its step is no choice among symbols"
-            )
-        if not bool(found.isfinite().all()):
-            raise StoryzooError("the fit foretells no probabilities (not finite): fit again")
-        return found.expand(self._lanes, *found.shape[-2:]).numpy()
-
-    def shares(self, place: int) -> Array:
-        """(lane, symbol): how probable each symbol is in a place, those before it known."""
-        told: Array = (self._weights[..., None] * self._tables[:, :, place]).sum(0)
-        return told
-
-    def weigh(self, place: int, symbols: Symbols) -> None:
-        """Each draw counts as far as it foretold what stands there."""
-        told = self._tables[:, np.arange(self._lanes), place, symbols]
-        weights = self._weights * np.maximum(told, np.finfo(float).tiny)
-        self._weights = weights / weights.sum(0)
-
-    def observe(self, symbols: Symbols) -> None:
-        """Go on to the step after symbols (lane, place)."""
-        seen = torch.from_numpy(symbols if self._binary else symbols[:, 0])
-        if self._binary:
-            seen = seen.to(torch.get_default_dtype())
-        if self._lanes == 1:
-            seen = seen[0]
-        self._states = [(inner, seen) for inner in self._inner]
-
-
 def quantised(shares: Array) -> Array:
     """Probabilities (B, V) as multiples of ``1 / TOTAL``, none of them zero.
 
@@ -262,18 +186,6 @@ def quantised(shares: Array) -> Array:
     frequency[rows, shares.argmax(1)] += TOTAL - frequency.sum(1)
     found: Array = frequency / TOTAL
     return found
-
-
-@contextmanager
-def _one_way(story: Story) -> Iterator[None]:
-    """Sums in one order only: one thread, on the processor."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with defaults(getattr(torch, story.dtype), "cpu"), torch.no_grad():
-            yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _family() -> Any:
