@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
 from storyzoo.datasets.adjacency import Adjacency
@@ -335,6 +336,9 @@ def calibration(read: Foretold) -> Figure:
     )  # fmt: skip
     canvas.axes.set_xscale("log")
     canvas.axes.set_yscale("log")
+    for axis in (canvas.axes.xaxis, canvas.axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
     canvas.axes.set_xlim(low, 1.3)
     canvas.axes.set_ylim(max(low / 3, float(np.min(share[seen], initial=1.0)) / 2), 1.5)
     canvas.axes.set_xlabel("probability foretold")
