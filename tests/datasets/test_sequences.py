@@ -89,7 +89,7 @@ def test_chorales_by_hand(mirror: Path) -> None:
     assert (len(found.validation_rows), len(found.test_rows)) == (76, 77)
     assert length[:229].sum() == 13807
     assert key.sum(1).max() == 4
-    names = np.array(found.coords["key"])
+    names = np.array(found.coords["pitch"])
     assert (names[0], names[39], names[-1]) == ("A0", "C4", "C8")
     assert names[key.any(0)][[0, -1]].tolist() == ["G2", "C7"]
 
