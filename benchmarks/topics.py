@@ -1,12 +1,13 @@
 """Topics side by side: storyzoo, scikit-learn (batch and online), gensim, tomotopy.
 
-Every side gets the same counts and priors (alpha = 0.1, eta = 0.01, neither learned), and runs at
-several lengths, each fit in a process of its own with one thread. The clock counts CPU seconds of
-that process and what it starts, from counts in the side's own form to topics in memory; memory is
-the process's peak above what it held before the fit, in MB (Linux; what a chain in a process of
-its own takes is not seen). Held-out documents are never fitted: ``perplexity`` is that of document
-completion under the topics, by one code for all, story ``lda``'s, which sees one half of the words
-of each document, the same for every side. ``npmi`` is the coherence of the ten top words over the
+Every side gets the same counts and priors (alpha = 0.1, eta = 0.01, neither learned but where a row
+of ours says so: then 0.1 is the prior mean of each topic's alpha), and runs at several lengths,
+each fit in a process of its own with one thread. The clock counts CPU seconds of that process and
+what it starts, from counts in the side's own form to topics in memory; memory is the process's peak
+above what it held before the fit, in MB (Linux; what a chain in a process of its own takes is not
+seen). Held-out documents are never fitted: ``perplexity`` is that of document completion under the
+topics, by one code for all, story ``lda``'s with alpha = 0.1, which sees one half of the words of
+each document, the same for every side. ``npmi`` is the coherence of the ten top words over the
 documents fitted, ``shared`` how many topics two seeds have in common (cosine 0.8). Figures are
 medians over seeds.
 
@@ -91,7 +92,9 @@ class Side:
 
 SIDES = (
     *(Side("storyzoo collapsed", n, "passes at most") for n in (40, 500)),
+    Side("storyzoo collapsed, alpha learned", 500, "passes at most"),
     *(Side("storyzoo gibbs", n, "sweeps") for n in (100, 300)),
+    Side("storyzoo gibbs, alpha learned", 300, "sweeps"),
     Side("storyzoo svi", 50),
     *(Side("scikit-learn batch", n, needs="sklearn") for n in (20, 60)),
     *(Side("scikit-learn online", n, needs="sklearn") for n in (10, 30)),
@@ -185,9 +188,9 @@ def split(name: str, k: int) -> tuple[Corpus, Target]:
     return {**train, "n_words": int(data["n_words"])}, whole.rows(np.sort(held))
 
 
-def story(k: int) -> LatentDirichletAllocation:
-    """The priors of every side."""
-    return LatentDirichletAllocation(n_topics=k, alpha=ALPHA, eta=ETA)
+def story(k: int, learn_alpha: bool = False) -> LatentDirichletAllocation:
+    """The priors of every side; where alpha is learned it is so a priori in the mean."""
+    return LatentDirichletAllocation(n_topics=k, alpha=ALPHA, eta=ETA, learn_alpha=learn_alpha)
 
 
 def measure(name: str, k: int, seeds: Sequence[int], only: str = "") -> list[Row]:
@@ -281,10 +284,10 @@ Prepare = Callable[[Corpus, int, int, int], Fit]
 """From corpus, K, length and seed: the fit, with the corpus in the program's own form."""
 
 
-def storyzoo(method: Method, corpus: Corpus, k: int, seed: int) -> Fit:
+def storyzoo(method: Method, corpus: Corpus, k: int, seed: int, learn_alpha: bool = False) -> Fit:
     """The story under a method; all chains' draws of the topics, or the point."""
     torch.set_num_threads(1)
-    target = make_target(story(k), dict(corpus))
+    target = make_target(story(k, learn_alpha), dict(corpus))
 
     def fit() -> Array:
         tree, _ = method.run(target, seed=seed, progress=Progress(quiet=True))
@@ -294,23 +297,31 @@ def storyzoo(method: Method, corpus: Corpus, k: int, seed: int) -> Fit:
     return fit
 
 
-def collapsed(corpus: Corpus, k: int, length: int, seed: int) -> Fit:
+def collapsed(learn_alpha: bool) -> Prepare:
     """CVB0, one start."""
-    method = EM(collapsed=True, restarts=1, max_steps=length)
-    return storyzoo(method, corpus, k, seed)
+
+    def prepare(corpus: Corpus, k: int, length: int, seed: int) -> Fit:
+        method = EM(collapsed=True, restarts=1, max_steps=length)
+        return storyzoo(method, corpus, k, seed, learn_alpha)
+
+    return prepare
 
 
-def gibbs(corpus: Corpus, k: int, length: int, seed: int) -> Fit:
+def gibbs(learn_alpha: bool) -> Prepare:
     """One chain: two thirds of the sweeps warm it up, of the others every fifth is a draw."""
-    warmup = 2 * length // 3
-    draws = (length - warmup) // 5
-    return storyzoo(Gibbs(1, draws, warmup, thin=5, cores=1), corpus, k, seed)
+
+    def prepare(corpus: Corpus, k: int, length: int, seed: int) -> Fit:
+        warmup = 2 * length // 3
+        method = Gibbs(1, (length - warmup) // 5, warmup, thin=5, cores=1)
+        return storyzoo(method, corpus, k, seed, learn_alpha)
+
+    return prepare
 
 
 def svi(corpus: Corpus, k: int, length: int, seed: int) -> Fit:
-    """Natural gradients, 256 documents a step."""
+    """Natural gradients, 256 documents a step, one start."""
     steps = -(-length * len(corpus["length"]) // 256)
-    method = SVI(guide="natural", batch_size=256, max_steps=steps, draws=20)
+    method = SVI(guide="natural", batch_size=256, max_steps=steps, starts=1, draws=20)
     return storyzoo(method, corpus, k, seed)
 
 
@@ -391,8 +402,10 @@ def tomotopy(corpus: Corpus, k: int, length: int, seed: int) -> Fit:
 
 
 PROGRAMS: dict[str, Prepare] = {
-    "storyzoo collapsed": collapsed,
-    "storyzoo gibbs": gibbs,
+    "storyzoo collapsed": collapsed(False),
+    "storyzoo collapsed, alpha learned": collapsed(True),
+    "storyzoo gibbs": gibbs(False),
+    "storyzoo gibbs, alpha learned": gibbs(True),
     "storyzoo svi": svi,
     "scikit-learn batch": scikit_learn("batch"),
     "scikit-learn online": scikit_learn("online"),
@@ -420,7 +433,7 @@ def shares(weights: Array) -> Array:
 
 def table(rows: Sequence[Row]) -> str:
     """A line per side."""
-    head = f"{'':38} {'CPU s':>8} {'MB':>7} {'perplexity':>11} {'npmi':>7} {'shared':>7}"
+    head = f"{'':54} {'CPU s':>8} {'MB':>7} {'perplexity':>11} {'npmi':>7} {'shared':>7}"
     return "\n".join([head, *map(line, rows)])
 
 
@@ -428,7 +441,7 @@ def line(row: Row) -> str:
     """One side's figures, medians over its runs."""
     shared = "" if row.shared is None else f"{row.shared:.1f}"
     return (
-        f"{row.side!s:38} {row.told('cpu'):8.2f} {row.told('megabytes'):7.0f} "
+        f"{row.side!s:54} {row.told('cpu'):8.2f} {row.told('megabytes'):7.0f} "
         f"{row.told('perplexity'):11.1f} {row.told('npmi'):7.3f} {shared:>7}"
     )
 

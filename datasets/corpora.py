@@ -29,7 +29,7 @@ def python_docs(
     *,
     tokens: str = "words",
     lowercase: bool = True,
-    stop_words: str = "",
+    stop_words: str = "english",
     min_df: str = "1",
     max_df: str = "1.0",
     max_words: int = 0,
@@ -38,7 +38,10 @@ def python_docs(
     by: str = "document",
     symbols: int = 0,
 ) -> Dataset:
-    """Sections of the language reference that Python carries; the topic is the label."""
+    """Sections of the language reference that Python carries; the topic is the label.
+
+    Without a list of stop words, half of the words are "the" and its like, and so are the topics.
+    """
     from pydoc_data.topics import topics
 
     found = list(sections(topics))

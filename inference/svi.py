@@ -57,7 +57,7 @@ NOISE = 2.0
 TRIAL_DRAWS = 200
 """Fresh draws by which the ends of the starts are compared."""
 LONGEST_PATH = 500
-ONE_START = "natural gradients made one start: other optima were not looked for, try other seeds"
+ONE_PATH = "natural gradients went on from one start: where others lead is not known, try seeds"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,8 @@ class SVI(Method):
     ``multivariate``. The ``learning_rate`` is in units of each coordinate's width at the start;
     ``window`` is how many steps the ELBO is averaged over. ``batch_size``: examples per step, None
     for all; ``natural`` takes 256, of which step t goes ``(t + delay) ** -forgetting`` of the way,
-    or the whole way with all of them. It makes one start, and its draws take at most ``megabytes``.
+    or the whole way with all of them. Of its ``starts`` it goes on from the best alone, and its
+    draws take at most ``megabytes``.
     """
 
     name: ClassVar[str] = "svi"
@@ -139,11 +140,8 @@ class SVI(Method):
         if self.guide == "auto":
             return self._chosen(story).refuses(story, structure)
         if self.guide == "natural":
-            return (
-                None
-                if story.has("mean_field")
-                else ("it has no conjugate family; use guide=normal, multivariate or lowrank")
-            )
+            none = "it has no conjugate family; use guide=normal, multivariate or lowrank"
+            return None if story.has("mean_field") else story.lacks("mean_field") or none
         if self.guide == "story" and not story.has("guide"):
             return "it has no guide of its own; use guide=normal, multivariate or lowrank"
         size = sum(math.prod(site.shape) for site in structure.latents.values())
@@ -202,8 +200,8 @@ class SVI(Method):
         mark = "" if checkpoint is None else fingerprint(self, target, seed)
         keeper = Keeper(checkpoint, mark)
         schedule = Schedule(
-            self.batch_size, self.delay, self.forgetting, self.max_steps, self.window,
-            self.draws, self.megabytes,
+            self.batch_size, self.delay, self.forgetting, self.max_steps, self.starts,
+            self.window, self.draws, self.megabytes,
         )  # fmt: skip
         with target.context():
             fit = NaturalFit(schedule, target, seed, keeper)
@@ -215,9 +213,9 @@ class SVI(Method):
         info = SVIInfo(
             gradient_evaluations=fit.passes,
             stopped=stopped,
-            start="random parameters of the shared sites",
+            start=f"the best of {self.starts} of the story's own starts",
             engine="the story's conjugate family",
-            notes=(ONE_START, *found.notes),
+            notes=(ONE_PATH, *found.notes),
             elbo=(*path, found.elbo),
             elbo_se=found.se,
             settled=fit.settled,

@@ -216,7 +216,7 @@ class ContextTables:
             "next": torch.full(shape, float(story.concentration), dtype=torch.float64)
         }
 
-    def start(self, rng: np.random.Generator) -> dict[str, Tensor]:
+    def start(self, data: Data, rng: np.random.Generator) -> dict[str, Tensor]:
         """The prior."""
         return {"next": self.prior["next"].clone()}
 

@@ -31,6 +31,8 @@ class Score(NamedTuple):
 
 EXACT, ESTIMATE, BOUND, DIAGNOSTIC = "exact", "estimate", "lower bound, estimated", "diagnostic"
 UNKNOWN = "not known: its bounds don't meet"
+HELD_OUT = "exact; ± over examples"
+"""What is known of each example held out, of which there might have been others."""
 
 QUANTITIES: dict[str, Quantity] = {
     "log_likelihood_nats": Quantity("Log likelihood", "nats", EXACT, 2),
@@ -65,7 +67,9 @@ QUANTITIES: dict[str, Quantity] = {
     "ess_per_second": Quantity("Effective draws per second", "1/s", DIAGNOSTIC, 1),
 }
 
-_BESIDE = ("_se", "_se_over_particles", "_lower", "_upper")
+_BESIDE = ("_se", "_se_over_draws", "_se_over_particles", "_lower", "_upper")
+_SUMMED = ("log_likelihood_nats", "log_likelihood_nats_per_example", "bits_per_dim")
+"""Likelihoods, which are exact but for a mean over draws or a normaliser."""
 
 
 def scores(metrics: Mapping[str, Any], known: bool = True) -> list[Score]:
@@ -104,12 +108,21 @@ def _score(name: str, value: float, metrics: Mapping[str, Any], known: bool) -> 
     text = shown(value)
     if isinstance(error, (int, float)) and not math.isnan(error):
         text += f" ± {shown(float(error))}"
-        nature = ESTIMATE
+        nature = _with_error(name, metrics)
     if isinstance(low, (int, float)) and isinstance(high, (int, float)):
         text += f" (bounds {shown(low)} … {shown(high)})"
         nature = "estimate with bounds" if known else UNKNOWN
     label = f"{what.label}, held out" if heldout else what.label
     return Score(label, text, what.unit, nature)
+
+
+def _with_error(name: str, metrics: Mapping[str, Any]) -> str:
+    """What a score is that has a standard error: over draws, or over examples alone."""
+    over_draws = metrics.get(f"{name}_se_over_draws")
+    if isinstance(over_draws, (int, float)):
+        return f"mean over draws, Monte Carlo error {rounded(float(over_draws), digits=2)}"
+    summed = name.startswith("heldout_") and name.removeprefix("heldout_") in _SUMMED
+    return HELD_OUT if summed else ESTIMATE
 
 
 def quantity(name: str) -> Quantity:

@@ -19,7 +19,7 @@ from storyzoo.reports.check import Check, check, order_of_cause
 from storyzoo.reports.diagnostics import (
     Diagnostics,
     diagnose,
-    element_name,
+    example_name,
     superchains_of,
 )
 from storyzoo.reports.draw_checks import checks_of_draws
@@ -233,7 +233,7 @@ def leave_one_out(loo: Loo) -> Check:
         where, worst = "too few draws", float("nan")
     else:
         index = np.unravel_index(int(known.argmax()), known.shape)
-        place = element_name(loo.k_hats, tuple(int(i) for i in index))
+        place = example_name(loo.k_hats, tuple(int(i) for i in index))
         worst = float(known[index])
         where = f"worst {worst:.2f} at {place}"
         where = f"{above} of {seen} examples; {where}" if above else where

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from storyzoo.calibrate import Calibration
-    from storyzoo.datasets.codecs import Codec
     from storyzoo.datasets.dataset import Dataset
-    from storyzoo.datasets.vocabulary import Reading
     from storyzoo.fit import Fit
     from storyzoo.inference.engine.method import Method
     from storyzoo.run import Comparison
@@ -301,17 +299,20 @@ def _size(files: int, n_bytes: int) -> str:
 # -- what went in ------------------------------------------------------------------------------
 
 
-def _load(spec: str, way: Reading | Codec | None = None) -> Dataset:
+def _load(spec: str) -> Dataset:
     """Data, with a line on stderr for whatever was left out."""
-    dataset = load(spec, way)
-    for note in dataset.notes:
-        sys.stderr.write(f"zoo: {note}\n")
-    return dataset
+    return _told(load(spec))
 
 
 def _new_data(spec: str | None, answer: Fit) -> Dataset | None:
-    """Data for a fit, read as the fit's were."""
-    return None if spec is None else _load(spec, answer.way)
+    """Data for a fit, read as the fit's were; no column of the fit is left out."""
+    return None if spec is None else _told(answer.with_fitted_columns(load(spec, answer.way)))
+
+
+def _told(dataset: Dataset) -> Dataset:
+    for note in dataset.notes:
+        sys.stderr.write(f"zoo: {note}\n")
+    return dataset
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:

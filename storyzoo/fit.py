@@ -16,6 +16,7 @@ from xarray import DataTree
 from storyzoo.binding import Bound, bind
 from storyzoo.datasets.codecs import Codec, TextCodec
 from storyzoo.datasets.codecs import from_record as codec_of
+from storyzoo.datasets.dataset import Dataset
 from storyzoo.datasets.standardise import Standardised
 from storyzoo.datasets.vocabulary import Reading
 from storyzoo.errors import DataError, RefusedError, RunFolderError
@@ -298,6 +299,8 @@ class Fit:
             raise RefusedError(f"{self.data_name} was streamed, and is not kept: name the data")
         if data is None:
             return self.target
+        if isinstance(data, Dataset):
+            data = self.with_fitted_columns(data)
         bound = bind(self.story, data, self.description["data"].get("target"))
         self._check_columns(bound)
         self._check_vocabulary(bound)
@@ -307,6 +310,15 @@ class Fit:
         )
         self._check_shared(target, bound.name)
         return target
+
+    def with_fitted_columns(self, data: Dataset) -> Dataset:
+        """New data with those of their empty columns that the fit knows, every value missing."""
+        target = self.description["data"].get("target")
+        names = [] if target is None else [target]
+        for name, dims in self.story.data_dims.items():
+            names += [name] if len(dims) == 1 else []
+            names += [str(label) for dim in dims[1:] for label in self.coords.get(dim, ())]
+        return data.with_empty(dict.fromkeys(names))
 
     def _check_shared(self, target: Target, name: str) -> None:
         """What all examples share must be of the same things: the same vocabulary."""

@@ -191,8 +191,8 @@ class MeanField(Protocol):
     prior: Mapping[str, Tensor]
     """Parameters of the shared sites' priors."""
 
-    def start(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Random parameters of the shared sites."""
+    def start(self, data: Data, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Parameters of the shared sites, at random, as these examples alone would have them."""
 
     def local_step(self, parameters: Latents, data: Data, warm: Latents | None = None) -> LocalStep:
         """The best q of the latents of some examples given the shared sites' parameters.
@@ -461,11 +461,16 @@ class Story:
         """How far runs that started apart found the same, by name; each run is a point."""
         return {}
 
+    def lacks(self, hook: str) -> str | None:
+        """Why a hook that the class defines does not apply under these fields; else None."""
+        return None
+
     # -- what follows ----------------------------------------------------------------------
 
     def has(self, hook: str) -> bool:
-        """Whether this story defines the optional hook of that name itself."""
-        return getattr(type(self), hook) is not getattr(Story, hook)
+        """Whether this story defines the optional hook of that name itself, and it applies."""
+        defined = getattr(type(self), hook) is not getattr(Story, hook)
+        return defined and self.lacks(hook) is None
 
     def arguments(self) -> tuple[str, ...]:
         """Names of what the model takes, in order."""

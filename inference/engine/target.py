@@ -29,6 +29,10 @@ class Stream(Protocol):
     def n_examples(self) -> int:
         """How many there are."""
 
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of them all."""
+
     def blocks(self, size: int) -> Iterator[Mapping[str, Any]]:
         """Arrays by argument of the model, ``size`` examples at a time, the last maybe fewer."""
 

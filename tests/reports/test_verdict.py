@@ -258,7 +258,7 @@ def test_loo_k_hats_never_decide() -> None:
     assert verdict.verdict == "trust"
     loo = named(verdict, "k_hat_loo")
     assert (loo.scope, loo.passed) == ("loo", False)
-    assert "1 of 3 examples" in loo.where and "effect[Deerfield]" in loo.where
+    assert "1 of 3 examples" in loo.where and "school Deerfield" in loo.where
     assert "All 11 checks pass" in verdict.headline
     assert "held-out" in verdict.do_next[-1]
 
