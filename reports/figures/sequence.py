@@ -173,7 +173,7 @@ def surprise(codec: TextCodec, sequences: Sequences, read: Foretold) -> Figure:
     every = np.concatenate(read.bits)
     mean, median = (grouped(float(value), 3) for value in (every.mean(), np.median(every)))
     caption = (
-        "Texts that the fit was given, each token on a ground as dark as it was surprising. "
+        "Texts that the fit was given, each token on a colour as full as it was surprising. "
         f"{FEED} is a line feed, {END} the end of a sequence. The mean over "
         f"{grouped(len(every))} tokens is {mean} bits, their median {median}; new text surprises "
         "more."

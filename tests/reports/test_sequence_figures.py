@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
@@ -14,12 +16,15 @@ from storyzoo.datasets.graphs import as_sequences
 from storyzoo.inference.engine.foretelling import foretold
 from storyzoo.models.ngram import NGram
 from storyzoo.models.piano_roll import PianoRoll
+from storyzoo.reports import templates
 from storyzoo.reports.figures import Figure, own_figures
 from storyzoo.reports.figures.node_link import node_link
-from storyzoo.reports.figures.passages import Piece, level_of, passages, shaded, shown
+from storyzoo.reports.figures.passages import SHADES, Piece, level_of, passages, shaded, shown
 from storyzoo.reports.figures.sequence import compression, evenly, pieces_of
+from storyzoo.reports.figures.svg import PALETTE
 from storyzoo.reports.graph_statistics import discrepancies, random_likes
 from tests.inference.engine.test_coding import Coin, log_probability, tables
+from tests.reports.test_figures import contrast
 
 TEXT = "the <b>cat</b> & the hat\nsat\n" * 20
 
@@ -33,11 +38,15 @@ def drawn(fit: sz.Fit) -> dict[str, Figure]:
     return {figure.name: figure for figure in own_figures(fit)}
 
 
+def text_fit(folder: Path) -> sz.Fit:
+    """A fit to the characters of a text that looks like a page."""
+    (folder / "old.txt").write_text(TEXT)
+    return fitted(sz.load(f"{folder}/old.txt:codec=characters,by=line"), NGram(), 0.25)
+
+
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> sz.Fit:
-    path = tmp_path_factory.mktemp("text") / "old.txt"
-    path.write_text(TEXT)
-    return fitted(sz.load(f"{path}:codec=characters,by=line"), NGram(), 0.25)
+    return text_fit(tmp_path_factory.mktemp("text"))
 
 
 def test_text_stands_beside_text_and_is_escaped(text: sz.Fit) -> None:
@@ -119,6 +128,22 @@ def test_some_sequences_are_chosen_evenly() -> None:
     sequences = [np.full(9, i) for i in range(100)]
     assert [int(s[0]) for s in evenly(sequences, 50, 100)] == [0, 25, 50, 74, 99]
     assert [len(s) for s in evenly([np.zeros(5000, int)], 20_000, 2000)] == [2000]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_is_legible_on_every_shade(scheme: int) -> None:
+    style = (Path(templates.__file__).parent / "style.css").read_text()
+    shares = re.findall(r"\.passage \.s\d \{ background: color-mix\(.*var\(--c1\) (\d+)%", style)
+    assert len(shares) == SHADES
+    paper, ink, c1 = (PALETTE[role][scheme] for role in ("paper", "ink", "c1"))
+    for share in map(int, shares):
+        channels = [
+            round(
+                (share * int(c1[i : i + 2], 16) + (100 - share) * int(paper[i : i + 2], 16)) / 100
+            )
+            for i in (1, 3, 5)
+        ]
+        assert contrast(ink, "#" + "".join(f"{channel:02x}" for channel in channels)) >= 4.5
 
 
 # -- graphs ------------------------------------------------------------------------------------
