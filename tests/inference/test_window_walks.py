@@ -1,0 +1,87 @@
+"""Langevin steps by slices of sequences, and a mean field over a network's weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from storyzoo.errors import SettingError
+from storyzoo.inference.engine.checkpoint import Checkpoint
+from storyzoo.inference.engine.progress import Progress
+from storyzoo.inference.engine.target import make_target
+from storyzoo.inference.engine.weight_guide import WeightGuide
+from storyzoo.inference.engine.window_source import WindowSource
+from storyzoo.inference.engine.windows import Windows, whole
+from storyzoo.inference.sgld import SGLD
+from storyzoo.models.sequence import Sequence
+from tests.inference.interrupting import Interrupting
+from tests.models.recurrences import WORDS
+
+STORY = Sequence(n_hidden=3, n_embedding=2, weight_sd=0.5)
+SHORT: Any = {
+    "chains": 2, "draws": 8, "thin": 3, "warmup": 10, "batch_size": 2, "epochs": 2, "step": 0.01,
+}  # fmt: skip
+
+
+def walked(path: Path | None = None, after: int | None = None, **settings: Any) -> Any:
+    progress = Progress(quiet=True) if after is None else Interrupting(after=after)
+    checkpoint = None if path is None else Checkpoint(path)
+    method = SGLD(**{**SHORT, **settings})
+    return method.run(make_target(STORY, WORDS), seed=0, progress=progress, checkpoint=checkpoint)
+
+
+def test_slices_of_all_pieces_give_the_gradient_of_the_density() -> None:
+    target = make_target(STORY, WORDS)
+    density = target.density()
+    with target.context():
+        q = 0.3 * torch.randn(density.dim, generator=torch.Generator().manual_seed(0))
+        source = WindowSource(target, None, None, lambda fitted: np.zeros(density.dim))
+        batch = source.slices.first(torch.Generator().manual_seed(1))
+        found, _ = source(q[None], batch, ())
+    _, exact = density.value_and_gradient(q)
+    torch.testing.assert_close(found[0], exact, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"cycles": 2}, {"momentum": 0.8}])
+def test_a_walk_goes_on_to_the_same_bits(tmp_path: Path, settings: dict[str, Any]) -> None:
+    straight = walked(**settings)
+    path = tmp_path / "checkpoint.npz"
+    cut_short = walked(path, after=45, **settings)
+    assert cut_short.info.stopped == "interrupted"
+    resumed = walked(path, **settings)
+    for name, values in straight.tree["posterior"].to_dataset().data_vars.items():
+        np.testing.assert_array_equal(values, resumed.tree["posterior"][str(name)])
+
+
+def test_draws_that_would_take_too_much_are_refused() -> None:
+    with pytest.raises(SettingError, match="more than megabytes=0.001"):
+        walked(megabytes=0.001)
+
+
+def test_gradients_of_the_elbo_are_those_of_its_mean() -> None:
+    """By differences of the ELBO, at draws that all steps share."""
+    target = make_target(STORY, WORDS)
+    with target.context():
+        found = STORY.unroll(target.data)
+        guide = WeightGuide(target, found, groups=1)
+        windows = Windows(found, whole(found), 10, None)
+        window = windows.at(windows.first(torch.Generator().manual_seed(0)))
+        start = guide.start(np.random.default_rng(0)).double().float()
+        noise = torch.randn(guide.dim, generator=torch.Generator().manual_seed(7))
+
+        def elbo(parameters: torch.Tensor) -> float:
+            width = guide._log_width(parameters).exp()
+            latents = guide.sites(parameters[: guide.dim] + width * noise)
+            nats, _ = found.nats(latents, window.inputs, window.targets, ())
+            likelihood = (nats * window.inside).double().sum()
+            at = guide.prior_at(parameters[: guide.dim] + width * noise)
+            return float(likelihood + at.double() + guide.entropy(parameters).double())
+
+        told = guide(start, window, (), 1.0, torch.Generator().manual_seed(7)).gradient
+        direction = torch.randn(len(start), generator=torch.Generator().manual_seed(2)) * 1e-2
+        difference = elbo(start + direction) - elbo(start - direction)
+    assert difference == pytest.approx(2 * float(told @ direction), rel=0.02)
