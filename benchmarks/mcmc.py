@@ -6,7 +6,8 @@ draws, in float64. The measure is the least bulk ESS over all constrained parame
 the seconds from the compiled model to the draws in memory, warm-up included, compiling apart. ESS,
 R-hat and the rest are computed by one code for all. Sides take turns within each repeat, so that a
 busy machine troubles all alike; figures are medians over repeats with different seeds. A side whose
-run takes more than a minute is run once; one that takes more than ten is given up.
+run takes more than a minute is run once; one that spends more than ten minutes of each core's time
+is given up.
 
 Each side is a process of its own with one thread per chain, kept to one core or two. The peers live
 in ``benchmarks/.peers``, which is made at first use (2 GB).
@@ -42,11 +43,12 @@ from benchmarks.mcmc_peers.environment import SIDES, Side, SideError, Worker, ma
 from benchmarks.mcmc_peers.problems import PROBLEMS, Problem
 from benchmarks.mcmc_peers.quality import Quality, distance, pooled, quality, relabelled
 from benchmarks.mcmc_peers.worker import Values, load, store
+from storyzoo.errors import StoryzooError
 
 OURS = "storyzoo"
 CHAINS, DRAWS, WARMUP = 4, 1000, 1000
 LIMIT = 600.0
-"""Seconds after which a run, or compiling, is given up."""
+"""CPU seconds on each core after which a run, or compiling, is given up."""
 PATIENCE = 60.0
 """Seconds of a run above which it is not repeated."""
 POINTS = 4
@@ -369,4 +371,7 @@ def _as_json(row: Row) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except StoryzooError as error:
+        sys.exit(str(error))

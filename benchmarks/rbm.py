@@ -25,8 +25,9 @@ Exits with 1 where storyzoo misses what it promises:
   on MNIST no less than scikit-learn's best;
 - with 64 hidden units and on MNIST, features at least as good as those of scikit-learn's best.
 
-Each promise is held against the settings marked with an asterisk. What the default prior of the
-story costs on bars and stripes is shown beside.
+Each promise is held against the settings marked with an asterisk. Those for 64 hidden units were
+chosen among a dozen by 300 rows kept apart of the 1,500 fitted; those for MNIST were tried once.
+What the default prior of the story costs on bars and stripes is shown beside.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +62,8 @@ SHARES = (0.05, 1.1)
 """Of the CPU time of our dearest fit, that scikit-learn is given at every step size."""
 TRIAL = 3
 """Passes over the rows by which scikit-learn's time is foretold."""
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
+"""Of the logistic regression on features: variances of its slopes, one of which is chosen."""
 SHOWN = 20
 """Samples of a machine in a picture."""
 
@@ -88,7 +91,8 @@ class Setting:
     method: Method
     words: str
     promised: bool = False
-    story: type[RestrictedBoltzmann] = RestrictedBoltzmann
+    story: RestrictedBoltzmann = RestrictedBoltzmann()
+    """Fitted with the problem's hidden units."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class Problem:
     """Step sizes of the peer."""
     batch: int
     """Rows of the peer's batches, and chains."""
-    annealing: Annealing = Annealing(1000, 5000)
+    annealing: Annealing = Annealing(500, 3000)
 
 
 @dataclass(frozen=True)
@@ -235,7 +239,8 @@ def _middle(answers: Iterator[Answer]) -> Answer:
 
 def _ours(problem: Problem, setting: Setting, rows: Rows, seed: int) -> Answer:
     before = time.process_time()
-    story = setting.story(n_hidden=problem.n_hidden).scaled_to({"v": torch.tensor(rows.train)})
+    story = replace(setting.story, n_hidden=problem.n_hidden)
+    story = story.scaled_to({"v": torch.tensor(rows.train)})
     target = make_target(story, {"v": rows.train})
     tree, _ = setting.method.run(target, seed=seed, progress=Progress(quiet=True))
     cpu = time.process_time() - before
@@ -357,13 +362,24 @@ def _correct_by_features(machine: Boltzmann, rows: Rows) -> float | None:
 def correct(
     train: np.ndarray, train_classes: np.ndarray, test: np.ndarray, test_classes: np.ndarray
 ) -> float:
-    """Share of the test rows that a logistic regression names rightly."""
+    """Share of the test rows that a logistic regression names rightly.
+
+    How far it is held back is chosen by a fifth of the rows fitted, which it is then fitted to too.
+    """
     from sklearn.linear_model import LogisticRegression
+
+    apart = np.arange(len(train)) % 5 == 0
+
+    def found(strength: float, fitted: np.ndarray) -> LogisticRegression:
+        return LogisticRegression(C=strength, max_iter=500).fit(
+            train[fitted], train_classes[fitted]
+        )
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is left to gain after 500 steps changes no name
-        regression = LogisticRegression(max_iter=500).fit(train, train_classes)
-    return float(regression.score(test, test_classes))
+        shares = [found(c, ~apart).score(train[apart], train_classes[apart]) for c in STRENGTHS]
+        best = STRENGTHS[int(np.argmax(shares))]
+        return float(found(best, np.full(len(train), True)).score(test, test_classes))
 
 
 # -- the tables ----------------------------------------------------------------------------------
@@ -507,7 +523,12 @@ PROBLEMS = {
         ),
         Problem(
             "digits-64", DIGITS, lambda: _split("digits-binary"), 64,
-            (Setting(Contrastive(), "defaults", promised=True),),
+            (
+                Setting(
+                    Contrastive(max_steps=60_000, validation=0.0), "weight_sd=0.7, 60,000 steps",
+                    promised=True, story=Unfollowed(weight_sd=0.7),
+                ),
+            ),
             Promise(above_peer=0.5, features=True), rates=(0.1, 0.02, 0.005), batch=50,
         ),
         Problem(
@@ -515,8 +536,8 @@ PROBLEMS = {
             lambda: _split("mnist:binarize=0.5"), 500,
             (
                 Setting(
-                    Contrastive(chains=500, max_steps=6000, validation=0.0),
-                    "500 chains, 6000 steps", promised=True, story=Unfollowed,
+                    Contrastive(max_steps=4000, validation=0.0), "weight_sd=0.5, 4000 steps",
+                    promised=True, story=Unfollowed(weight_sd=0.5),
                 ),
             ),
             Promise(above_peer=0.0, features=True), rates=(0.1, 0.01), batch=100,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
+from storyzoo.datasets.codecs import Codec
 from storyzoo.datasets.standardise import Standardised
 from storyzoo.datasets.vocabulary import Reading
 
@@ -54,12 +55,44 @@ class Dataset:
     standardised: Standardised | None = None
     reading: Reading | None = None
     """How text became counts, by which new text is read in the same way."""
+    codec: Codec | None = None
+    """How text, images or graphs became tokens, by which new ones do in the same way."""
     stream: Stream | None = None
     """All examples, where the arrays hold but the first of them."""
     sha256: str = ""
     """Fingerprint of the values and column names as they stand here, after the options."""
     notes: tuple[str, ...] = ()
     """What the user should know: columns that were left out."""
+    empty: tuple[str, ...] = ()
+    """Columns that were left out because they hold no value at all."""
+
+    def with_empty(self, names: Collection[str]) -> Dataset:
+        """The same with those of its empty columns that are so named, every value missing.
+
+        Columns then stand in the order of the names, others behind. A fit knows what an empty
+        column would have held, and can fill it in.
+        """
+        wanted = [column for column in self.empty if column in names]
+        if self.table is None or not wanted:
+            return self
+        known = [name for name in names if name in wanted or name in self.table.columns]
+        others = [column for column in self.table.columns if column not in known]
+        gone = {left_out(self.name, column, EMPTY) for column in wanted}
+        return replace(
+            self,
+            table=self.table.reindex(columns=[*known, *others]),
+            notes=tuple(note for note in self.notes if note not in gone),
+            empty=tuple(column for column in self.empty if column not in wanted),
+        )
+
+
+EMPTY = "is empty"
+"""Why a column without any value is no column of numbers."""
+
+
+def left_out(name: str, column: str, why: str) -> str:
+    """The note on a column that no story will see."""
+    return f"{name}: column {column!r} {why} and is left out"
 
 
 def fingerprint(arrays: Mapping[str, np.ndarray | int]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from storyzoo.datasets.dataset import Dataset
+from storyzoo.datasets.dataset import EMPTY, Dataset, left_out
 from storyzoo.datasets.selection import Selection
 from storyzoo.errors import DataError, nearest
 
@@ -65,6 +65,7 @@ def from_columns(
         raise DataError(f"{name} has no rows: put at least one below the column names")
     kept: dict[str, np.ndarray] = {}
     notes: list[str] = []
+    empty: list[str] = []
     labels = None
     for column, content in columns:
         if not column:
@@ -76,7 +77,8 @@ def from_columns(
             if isinstance(numbers, str) and column in selection.columns:
                 raise DataError(f"{name}: column {column!r} {numbers}: leave it out of columns=")
             if isinstance(numbers, str):
-                notes.append(f"{name}: column {column!r} {numbers} and is left out")
+                notes.append(left_out(name, column, numbers))
+                empty += [column] if numbers == EMPTY else []
             else:
                 _check_finite(name, column, numbers)
                 kept[column] = numbers
@@ -86,7 +88,7 @@ def from_columns(
             "column of documents with text=COLUMN"
         )
     table = pd.DataFrame(kept)[list(selection.columns or kept)]
-    return Dataset(name, table, labels=labels, notes=tuple(notes))
+    return Dataset(name, table, labels=labels, notes=tuple(notes), empty=tuple(empty))
 
 
 def _check_names(name: str, names: Sequence[str]) -> None:

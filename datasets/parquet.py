@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from storyzoo.datasets.dataset import EMPTY
 from storyzoo.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def to_numbers(name: str, column: str, content: pa.ChunkedArray) -> np.ndarray |
 
     kind = content.type
     if content.null_count == len(content):
-        return "is empty"
+        return EMPTY
     numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
     if not any(is_kind(kind) for is_kind in numeric):
         text = types.is_string(kind) or types.is_large_string(kind)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from storyzoo.datasets.dataset import EMPTY
 from storyzoo.errors import DataError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def to_numbers(name: str, column: str, content: pa.ChunkedArray) -> np.ndarray |
     import pyarrow.compute as pc
 
     if content.null_count == len(content):
-        return "is empty"
+        return EMPTY
     try:
         floats = pc.cast(pc.utf8_trim_whitespace(content), pa.float64())
         values: np.ndarray = floats.to_numpy().astype(np.float64)

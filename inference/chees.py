@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -44,6 +44,7 @@ from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.restarts import compile_seconds
 from storyzoo.inference.engine.resume import Keeper, fingerprint
 from storyzoo.inference.engine.starts import chain_starts
+from storyzoo.inference.engine.stepping import Shown, Stepping
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import posterior_tree
@@ -199,32 +200,20 @@ class _Walk:
 
     def run(self, budget: Budget, progress: Progress) -> str:
         """Step until all draws are made; how it ended. The state is whole at any time."""
-        stopped = "done"
         every = self.chees.warmup + self.chees.draws
-        progress.start(every)
-        progress.update(len(self.state.told))
-        try:
-            while len(self.state.told) < every:
-                self.state = self._step(self.state)
-                progress.update(1, divergences=self.state.divergences)
-                if self.keeper.due:
-                    self.keeper.save(self._stored())
-                if budget.spent and len(self.state.told) < every:
-                    stopped = "minutes"
-                    break
-        except KeyboardInterrupt:
-            self.keeper.save(self._stored())
-            if not self.state.drawn:
-                raise
-            stopped = "interrupted"
-        finally:
-            progress.close()
+        stepping = Stepping(self.keeper, self._stored, lambda: bool(self.state.drawn))
+        stopped = stepping.run(self._steps(every), len(self.state.told), every, budget, progress)
         if not self.state.drawn:
             raise SettingError(
                 f"chees: minutes={self.chees.minutes} were spent in warm-up; give it more, or "
                 "less warmup"
             )
         return stopped
+
+    def _steps(self, every: int) -> Iterator[Shown]:
+        while len(self.state.told) < every:
+            self.state = self._step(self.state)
+            yield {"divergences": self.state.divergences}
 
     def _step(self, state: State) -> State:
         """One iteration of all chains."""

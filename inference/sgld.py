@@ -23,6 +23,7 @@ deep neural networks", AAAI, on diagonals; Vollmer, Zygalakis and Teh (2016), JM
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -47,6 +48,7 @@ from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.restarts import compile_seconds, evaluator
 from storyzoo.inference.engine.resume import Keeper, fingerprint
 from storyzoo.inference.engine.slices import Batch, Slices, refuses_slices
+from storyzoo.inference.engine.stepping import Shown, Stepping
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import posterior_tree
@@ -336,31 +338,20 @@ class _Walk:
 
     def run(self, budget: Budget, progress: Progress) -> str:
         """Step until all draws are made; how it ended. The state is whole at any time."""
-        stopped, most = "done", self._before + len(self.steps)
-        progress.start(most)
-        progress.update(self.state.taken)
-        try:
-            while self.state.taken < most:
-                self.state = self._step(self.state)
-                progress.update(1)
-                if self.keeper.due:
-                    self.keeper.save(self._stored())
-                if budget.spent and self.state.taken < most:
-                    stopped = "minutes"
-                    break
-        except KeyboardInterrupt:
-            self.keeper.save(self._stored())
-            if not self.state.drawn:
-                raise
-            stopped = "interrupted"
-        finally:
-            progress.close()
+        most = self._before + len(self.steps)
+        stepping = Stepping(self.keeper, self._stored, lambda: bool(self.state.drawn))
+        stopped = stepping.run(self._steps(most), self.state.taken, most, budget, progress)
         if not self.state.drawn:
             raise SettingError(
                 f"sgld: minutes={self.sgld.minutes} were spent in warm-up; give it more, or "
                 "less warmup"
             )
         return stopped
+
+    def _steps(self, most: int) -> Iterator[Shown]:
+        while self.state.taken < most:
+            self.state = self._step(self.state)
+            yield {}
 
     def _step(self, state: State) -> State:
         """One gradient of every chain, and one move unless it is the pilot's."""

@@ -41,6 +41,7 @@ from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.restarts import compile_seconds
 from storyzoo.inference.engine.resume import Keeper, fingerprint
 from storyzoo.inference.engine.slices import Batch, Slices, refuses_slices
+from storyzoo.inference.engine.stepping import Shown, Stepping
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import posterior_tree
@@ -306,30 +307,16 @@ class _Fit:
 
     def run(self, budget: Budget, progress: Progress) -> str:
         """Step until every start has settled; how it ended. The state is whole at any time."""
-        stopped = "max_steps"
-        progress.start(self.svi.max_steps)
-        progress.update(len(self.state.elbos))
-        try:
-            while len(self.state.elbos) < self.svi.max_steps:
-                if self._settled.all():
-                    break
-                self.state = self._step(self.state)
-                progress.update(
-                    1, elbo=f"{float(self.state.elbos[-1].nan_to_num(-1e300).max()):.2f}"
-                )
-                if self.keeper.due:
-                    self.keeper.save(self._stored())
-                if budget.spent:
-                    stopped = "minutes"
-                    break
-        except KeyboardInterrupt:
-            self.keeper.save(self._stored())
-            if not self.state.elbos:
-                raise
-            stopped = "interrupted"
-        finally:
-            progress.close()
-        return stopped
+        most, taken = self.svi.max_steps, len(self.state.elbos)
+        stepping = Stepping(self.keeper, self._stored, lambda: bool(self.state.elbos))
+        stopped = stepping.run(self._steps(), taken, most, budget, progress)
+        return "max_steps" if stopped == "done" else stopped
+
+    def _steps(self) -> Iterator[Shown]:
+        while len(self.state.elbos) < self.svi.max_steps and not self._settled.all():
+            self.state = self._step(self.state)
+            best = float(self.state.elbos[-1].nan_to_num(-1e300).max())
+            yield {"elbo": f"{best:.2f}"}
 
     @property
     def _settled(self) -> Tensor:

@@ -97,6 +97,7 @@ from torch import Tensor
 from storyzoo.errors import DataError, SettingError, nearest
 from storyzoo.models.distributions.boltzmann import MOST_UNITS, Boltzmann
 from storyzoo.models.kernels import boltzmann, boltzmann_conditional, boltzmann_gradient
+from storyzoo.models.kernels.boltzmann_gradient import Layers
 from storyzoo.story import Data, Fantasies, Latents, LikelihoodEstimate, Story
 
 Visible = Literal["bernoulli", "categorical", "gaussian"]
@@ -417,18 +418,21 @@ class RestrictedBoltzmann(Story):
         machine = self.machine(latents)
         start = boltzmann_gradient.beginning(state, machine, v)
         dreamt = boltzmann.gibbs(machine, start, state.sweeps, state.generator)
-        gradient = boltzmann_gradient.contrast(
-            lambda leaves, rows: self.machine(leaves, log_partition=0.0).log_prob(rows),
-            latents,
-            v,
-            dreamt,
-        )
+        rows = v.nan_to_num(0.0)  # offsets bend the way, not its end: a rough mean will do
+        seen = self._layers(latents, machine, rows)
+        if bool(v.isnan().any()):
+            gradient = boltzmann_gradient.contrast_of_holed(
+                lambda leaves, rows: self.machine(leaves, log_partition=0.0).log_prob(rows),
+                latents,
+                v,
+                dreamt,
+            )
+        else:
+            again = self._layers(latents, machine, dreamt)
+            gradient = boltzmann_gradient.contrast(latents, seen, again)
         memory = state.memory
         if state.centred:
-            rows = v.nan_to_num(0.0)  # offsets bend the way, not its end: a rough mean will do
-            memory = boltzmann_gradient.remembered(
-                memory, self._features(latents, rows), machine.hidden_probabilities(rows)
-            )
+            memory = boltzmann_gradient.remembered(memory, seen)
         return gradient, dataclasses.replace(state, values=dreamt, memory=memory)
 
     def direction(
@@ -439,13 +443,15 @@ class RestrictedBoltzmann(Story):
             return dict(gradient)
         return boltzmann_gradient.centred(gradient, state.memory, latents.get("scale"))
 
-    def _features(self, latents: Latents, v: Tensor) -> Tensor:
-        """Visible units as they meet the weights: (N, V), or (N, V, L)."""
+    def _layers(self, latents: Latents, machine: Boltzmann, v: Tensor) -> Layers:
+        """Complete rows (N, V) as the weights meet them."""
+        hidden = machine.hidden_probabilities(v)
         if self.visible == "gaussian":
-            return (v - latents["visible_bias"]) / latents["scale"]
+            return Layers((v - latents["visible_bias"]) / latents["scale"], hidden)
         if self.visible == "categorical":
-            return (v.unsqueeze(-1) == torch.arange(self.levels, device=v.device)).to(v)
-        return v
+            level = torch.arange(self.levels, device=v.device)
+            return Layers((v.unsqueeze(-1) == level).to(v), hidden)
+        return Layers(v, hidden)
 
     def log_likelihood_estimate(
         self, latents: Latents, data: Data, rng: np.random.Generator

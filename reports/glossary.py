@@ -346,8 +346,9 @@ ENTRIES: dict[str, Entry] = {
         "Log likelihood: how probable are the rows that were fitted?",
         "The same of the rows that the story was fitted to: with one point the likelihood at that "
         "point, with draws averaged over them inside the logarithm. It rises with every parameter "
-        "added, so compare by held-out rows. It is exact unless it stands with an error or with "
-        "bounds: then the story has a normaliser that can only be estimated.",
+        "added, so compare by held-out rows. It is exact unless it stands as a mean over draws, "
+        "with its Monte Carlo error, or with bounds: then the story has a normaliser that can only "
+        "be estimated.",
         "sum_n log (1/S sum_s p(y_n | theta_s))",
         "Gelman, Hwang & Vehtari (2014), Statistics and Computing 24(6)",
         ("likelihood", "log_likelihood_nats", "log_likelihood_nats_per_example"),

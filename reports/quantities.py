@@ -31,14 +31,23 @@ class Score(NamedTuple):
 
 EXACT, ESTIMATE, BOUND, DIAGNOSTIC = "exact", "estimate", "lower bound, estimated", "diagnostic"
 UNKNOWN = "not known: its bounds don't meet"
+HELD_OUT = "exact; ± over examples"
+"""What is known of each example held out, of which there might have been others."""
 
 QUANTITIES: dict[str, Quantity] = {
     "log_likelihood_nats": Quantity("Log likelihood", "nats", EXACT, 2),
     "log_likelihood_nats_per_example": Quantity("Log likelihood", "nats per example", EXACT, 4),
+    "log_likelihood_nats_per_step": Quantity("Log likelihood", "nats per step", EXACT, 4),
+    "bits_per_step": Quantity("Bits per step", "bits", EXACT, 4),
     "log_evidence_nats": Quantity("Log evidence", "nats", "approximation", 2),
     "bits_per_dim": Quantity("Bits per dim", "bits", EXACT, 4),
     "bits_per_character": Quantity("Bits per character", "bits", EXACT, 4),
-    "perplexity": Quantity("Perplexity", "words", EXACT, 1),
+    "text_bytes": Quantity("Text", "bytes", EXACT, 0),
+    "coded_bytes": Quantity("Text coded by the story, by its bits", "bytes", EXACT, 0),
+    "gzip_bytes": Quantity("Text by gzip -9", "bytes", EXACT, 0),
+    "xz_bytes": Quantity("Text by xz -9e", "bytes", EXACT, 0),
+    "zstd_bytes": Quantity("Text by zstd -19", "bytes", EXACT, 0),
+    "perplexity": Quantity("Perplexity", "equally likely choices", EXACT, 2),
     "left_to_right_nats_per_word": Quantity("Left to right", "nats per word", ESTIMATE, 4),
     "left_to_right_nats_per_example": Quantity("Left to right", "nats per example", ESTIMATE, 2),
     "npmi": Quantity("Coherence (NPMI)", "−1 to 1", EXACT, 3),
@@ -58,7 +67,9 @@ QUANTITIES: dict[str, Quantity] = {
     "ess_per_second": Quantity("Effective draws per second", "1/s", DIAGNOSTIC, 1),
 }
 
-_BESIDE = ("_se", "_se_over_particles", "_lower", "_upper")
+_BESIDE = ("_se", "_se_over_draws", "_se_over_particles", "_lower", "_upper")
+_SUMMED = ("log_likelihood_nats", "log_likelihood_nats_per_example", "bits_per_dim")
+"""Likelihoods, which are exact but for a mean over draws or a normaliser."""
 
 
 def scores(metrics: Mapping[str, Any], known: bool = True) -> list[Score]:
@@ -97,7 +108,7 @@ def _score(name: str, value: float, metrics: Mapping[str, Any], known: bool) -> 
     text = shown(value)
     if isinstance(error, (int, float)) and not math.isnan(error):
         text += f" ± {shown(float(error))}"
-        nature = ESTIMATE
+        nature = _with_error(name, metrics)
     if isinstance(low, (int, float)) and isinstance(high, (int, float)):
         text += f" (bounds {shown(low)} … {shown(high)})"
         nature = "estimate with bounds" if known else UNKNOWN
@@ -105,11 +116,20 @@ def _score(name: str, value: float, metrics: Mapping[str, Any], known: bool) -> 
     return Score(label, text, what.unit, nature)
 
 
+def _with_error(name: str, metrics: Mapping[str, Any]) -> str:
+    """What a score is that has a standard error: over draws, or over examples alone."""
+    over_draws = metrics.get(f"{name}_se_over_draws")
+    if isinstance(over_draws, (int, float)):
+        return f"mean over draws, Monte Carlo error {rounded(float(over_draws), digits=2)}"
+    summed = name.startswith("heldout_") and name.removeprefix("heldout_") in _SUMMED
+    return HELD_OUT if summed else ESTIMATE
+
+
 def quantity(name: str) -> Quantity:
     """What is known of a score; of an unknown one, what its name says."""
     if name in QUANTITIES:
         return QUANTITIES[name]
-    for ending in ("_nats_per_example", "_nats_per_word", "_nats"):
+    for ending in ("_nats_per_example", "_nats_per_word", "_nats_per_step", "_nats"):
         unit = ending[1:].replace("_", " ")
         if name.endswith(ending):
             return Quantity(_words(name.removesuffix(ending)), unit, "")

@@ -27,11 +27,17 @@ def checks_of_learning(posterior: xr.Dataset, info: Info) -> Iterator[Check]:
         yield not_over_fitted(info)
 
 
+def unit_of(info: Info) -> str:
+    """What the scores of a learning curve are by."""
+    by = str(getattr(info, "per", "example"))
+    return "row" if by == "example" else by
+
+
 def curve_settled(info: Info) -> Check:
     """The last quarter of the steps brought next to nothing, and nothing was lost."""
     training = finals(info, "training")
     done = bool(getattr(info, "converged", False))
-    last = f"{training[-1]:.2f} nats per row"
+    last = f"{training[-1]:.2f} nats per {unit_of(info)}"
     why = {
         "minutes": "its time was up",
         "interrupted": "it was interrupted",
@@ -59,7 +65,7 @@ def not_over_fitted(info: Info) -> Check:
     """Rows kept apart are told as well by what was kept as by any other point of the curve."""
     lost, error = (float(getattr(info, name, 0.0)) for name in ("over_fitting", "over_fitting_se"))
     worse = lost > BEYOND_NOISE * error
-    best = f"{finals(info, 'validation').max():.2f} nats per row kept apart"
+    best = f"{finals(info, 'validation').max():.2f} nats per {unit_of(info)} kept apart"
     return check(
         "over_fitting",
         not worse,

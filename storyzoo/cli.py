@@ -202,6 +202,21 @@ def _impute_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--sd", action="store_true", help="a column of sds beside each column")
 
 
+def _compress_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", metavar="DIR", help="a run folder, of text or images")
+    command.add_argument("file", metavar="FILE", help="what to compress")
+    command.add_argument("--out", metavar="FILE", help="default: FILE.zoo")
+    command.add_argument(
+        "--draws", type=int, default=8, metavar="N", help="of the posterior, foretelling together"
+    )
+
+
+def _decompress_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", metavar="DIR", help="the run folder that compressed it")
+    command.add_argument("file", metavar="FILE", help="what zoo compress wrote")
+    command.add_argument("--out", metavar="FILE", help="default: FILE without .zoo")
+
+
 def _csv_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", metavar="FILE", help="write the CSV there instead of to stdout")
 
@@ -288,6 +303,18 @@ COMMANDS: dict[str, Row] = {
         "zoo latent runs/gmm-iris-em-0 --data new.csv",
         _score_options,
         _command("storyzoo.commands", "latent"),
+    ),
+    "compress": (
+        "compress a file without loss, by what a fit foretells",
+        "zoo compress runs/ngram-old.txt-em-0 new.txt",
+        _compress_options,
+        _command("storyzoo.commands", "compress"),
+    ),
+    "decompress": (
+        "give back the file that was compressed by the same fit",
+        "zoo decompress runs/ngram-old.txt-em-0 new.txt.zoo",
+        _decompress_options,
+        _command("storyzoo.commands", "decompress"),
     ),
     "new": (
         "write a story of your own and its test into the current folder",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storyzoo.datasets import load
-from storyzoo.errors import RunFolderError, SettingError, nearest
+from storyzoo.errors import DataError, RunFolderError, SettingError, nearest
 from storyzoo.inference import find_method, load_method
 from storyzoo.models import find_story, load_story
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
     from storyzoo.calibrate import Calibration
     from storyzoo.datasets.dataset import Dataset
-    from storyzoo.datasets.vocabulary import Reading
     from storyzoo.fit import Fit
     from storyzoo.inference.engine.method import Method
     from storyzoo.run import Comparison
     from storyzoo.story import Story
 
 NOT_TRUSTED, INTERRUPTED = 3, 130
+COMPRESSED = ".zoo"
+"""How the name of a compressed file ends."""
 UNTRUSTED = ("do not trust", "too short")
 """Verdicts that end a strict command with an exit code of its own."""
 
@@ -199,6 +200,55 @@ def latent(options: argparse.Namespace) -> int:
     return 0
 
 
+def compress(options: argparse.Namespace) -> int:
+    """``zoo compress``: a file by a fit, without loss."""
+    if options.draws < 1:
+        raise SettingError(f"--draws {options.draws}: at least 1")
+    source = _file(options.file)
+    out = _new_file(options.out, f"{options.file}{COMPRESSED}")
+    from storyzoo.compress import Compressor
+    from storyzoo.inference.engine.checkpoint import write_atomically
+
+    content = source.read_bytes()
+    found = Compressor(_load_fit(Path(options.folder)), options.draws).compress(
+        source.name, content
+    )
+    write_atomically(out, found)
+    bits = 8 * len(found) / len(content)
+    print_line(f"{out}: {len(content):,} bytes to {len(found):,} ({bits:.3f} bits per byte)")
+    return 0
+
+
+def decompress(options: argparse.Namespace) -> int:
+    """``zoo decompress``: the file that :func:`compress` was given."""
+    source = _file(options.file)
+    if options.out is None and source.suffix != COMPRESSED:
+        raise SettingError(f"{source.name} does not end in {COMPRESSED}: name a file with --out")
+    out = _new_file(options.out, str(source.with_suffix("")))
+    from storyzoo.compress import Compressor, read
+    from storyzoo.inference.engine.checkpoint import write_atomically
+
+    content = source.read_bytes()
+    read(source.name, content)  # a damaged file should not wait for the fit
+    found = Compressor(_load_fit(Path(options.folder))).decompress(source.name, content)
+    write_atomically(out, found)
+    print_line(f"{out}: {len(found):,} bytes")
+    return 0
+
+
+def _file(name: str) -> Path:
+    if not Path(name).is_file():
+        raise DataError(f"no file {name!r}: name one that is there")
+    return Path(name)
+
+
+def _new_file(given: str | None, default: str) -> Path:
+    """Where to write; a file of the default name is not overwritten."""
+    if given is None and Path(default).exists():
+        raise SettingError(f"{default} is there already: remove it, or name another with --out")
+    return Path(given or default)
+
+
 def cache(options: argparse.Namespace) -> int:
     """``zoo cache``: what is kept for later; ``--clear`` removes what can be compiled again."""
     import shlex
@@ -225,17 +275,20 @@ def _size(files: int, n_bytes: int) -> str:
 # -- what went in ------------------------------------------------------------------------------
 
 
-def _load(spec: str, reading: Reading | None = None) -> Dataset:
+def _load(spec: str) -> Dataset:
     """Data, with a line on stderr for whatever was left out."""
-    dataset = load(spec, reading)
-    for note in dataset.notes:
-        sys.stderr.write(f"zoo: {note}\n")
-    return dataset
+    return _told(load(spec))
 
 
 def _new_data(spec: str | None, answer: Fit) -> Dataset | None:
-    """Data for a fit; text is read as the fit's was."""
-    return None if spec is None else _load(spec, answer.reading)
+    """Data for a fit, read as the fit's were; no column of the fit is left out."""
+    return None if spec is None else _told(answer.with_fitted_columns(load(spec, answer.way)))
+
+
+def _told(dataset: Dataset) -> Dataset:
+    for note in dataset.notes:
+        sys.stderr.write(f"zoo: {note}\n")
+    return dataset
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:

@@ -14,11 +14,15 @@ import pandas as pd
 from xarray import DataTree
 
 from storyzoo.binding import Bound, bind
+from storyzoo.datasets.codecs import Codec
+from storyzoo.datasets.codecs import from_record as codec_of
+from storyzoo.datasets.dataset import Dataset
 from storyzoo.datasets.standardise import Standardised
 from storyzoo.datasets.vocabulary import Reading
 from storyzoo.errors import DataError, RefusedError, RunFolderError
 from storyzoo.folder import RunFolder
 from storyzoo.inference import load_method
+from storyzoo.inference.engine.continuation import AS_TOLD, Sampling
 from storyzoo.inference.engine.groups import each_draw, thinned
 from storyzoo.inference.engine.heldout import (
     Completed,
@@ -104,6 +108,17 @@ class Fit:
         return None if record is None else Reading.from_record(record)
 
     @property
+    def codec(self) -> Codec | None:
+        """How text, images or graphs became tokens: ``load(file, fit.codec)`` does the same."""
+        record = self.description.get("codec")
+        return None if record is None else codec_of(record)
+
+    @property
+    def way(self) -> Reading | Codec | None:
+        """How the data were read, where there is more than one way: ``load(file, fit.way)``."""
+        return self.reading or self.codec
+
+    @property
     def structure(self) -> Structure:
         """The story's sites as the data shape them."""
         return self.target.structure
@@ -115,26 +130,30 @@ class Fit:
 
     # -- what a density is for -----------------------------------------------------------
 
-    def simulate(self, n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    def simulate(
+        self, n: int, seed: int = 0, sampling: Sampling = AS_TOLD
+    ) -> dict[str, np.ndarray]:
         """``n`` new examples by argument of the model, each from some draw of the parameters.
 
-        A story without independent examples gives ``n`` whole data sets along a first axis.
-        Raises RefusedError with the reason where it can't be simulated.
+        ``sampling`` is for sequences: a prefix to go on from, a temperature. A story without
+        independent examples gives ``n`` whole data sets along a first axis. Raises RefusedError
+        with the reason where it can't be simulated.
         """
         if n < 1:
             raise DataError(f"n={n}: ask for at least one example")
         rng = np.random.default_rng(seed)
         simulator = Simulator(self.target)
-        examples = self.story.examples is not None and not simulator.reads_past
+        whole = simulator.reads_past and not self.story.ragged
+        examples = self.story.examples is not None and not whole
         draws = self.latents(min(n, MOST_DRAWS))
         size = len(next(iter(draws.values())))
         sizes = [len(part) for part in np.array_split(np.arange(n), size)]
         pieces: list[dict[str, Any]] = []
         for count, latents in zip(sizes, each_draw(draws), strict=True):
             if examples:
-                pieces.append(simulator.data(latents, rng, count))
+                pieces.append(simulator.data(latents, rng, count, sampling))
             else:
-                pieces.extend(simulator.data(latents, rng) for _ in range(count))
+                pieces.extend(simulator.data(latents, rng, None, sampling) for _ in range(count))
         join = np.concatenate if examples else np.stack
         return {
             name: self.units.values(name, join([np.asarray(piece[name]) for piece in pieces]))
@@ -257,6 +276,8 @@ class Fit:
             raise RefusedError(f"{self.data_name} was streamed, and is not kept: name the data")
         if data is None:
             return self.target
+        if isinstance(data, Dataset):
+            data = self.with_fitted_columns(data)
         bound = bind(self.story, data, self.description["data"].get("target"))
         self._check_columns(bound)
         self._check_vocabulary(bound)
@@ -266,6 +287,15 @@ class Fit:
         )
         self._check_shared(target, bound.name)
         return target
+
+    def with_fitted_columns(self, data: Dataset) -> Dataset:
+        """New data with those of their empty columns that the fit knows, every value missing."""
+        target = self.description["data"].get("target")
+        names = [] if target is None else [target]
+        for name, dims in self.story.data_dims.items():
+            names += [name] if len(dims) == 1 else []
+            names += [str(label) for dim in dims[1:] for label in self.coords.get(dim, ())]
+        return data.with_empty(dict.fromkeys(names))
 
     def _check_shared(self, target: Target, name: str) -> None:
         """What all examples share must be of the same things: the same vocabulary."""
@@ -299,6 +329,12 @@ class Fit:
                     )
 
     def _check_vocabulary(self, bound: Bound) -> None:
+        coded = bound.dataset.codec if bound.dataset else None
+        if self.codec is not None and coded is not None and coded != self.codec:
+            raise DataError(
+                f"{bound.name}: was not made tokens by the codec of the fit: use load(file, "
+                "fit.codec)"
+            )
         given = bound.dataset.reading if bound.dataset else None
         if self.reading is None or given is None:
             return

@@ -102,6 +102,36 @@ class GibbsChain(Protocol):
         """Go on from a state."""
 
 
+class Unrolled(Protocol):
+    """The steps of sequences end to end, each foretold from those before it in its sequence."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """(E, …): what stands before each step."""
+
+    @property
+    def targets(self) -> Tensor:
+        """(E, …): the step itself."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """(N,): steps of each sequence, so that ``E = sum_n lengths_n``."""
+
+    def nats(
+        self,
+        latents: Latents,
+        inputs: Tensor,
+        targets: Tensor,
+        state: tuple[Tensor, ...],
+        generator: Generator | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Log probabilities (B, W) of a window (B, W, …) of rows side by side.
+
+        ``state`` is what came out for the window before, parts of shape (…, B, …) along their
+        second dim; empty at the rows' first window. A generator drops units out, for training.
+        """
+
+
 class LikelihoodEstimate(NamedTuple):
     """Log likelihoods whose normaliser is known only by sampling, nats."""
 
@@ -199,6 +229,8 @@ class Story:
     - ``sweeps_source``: C that :meth:`sweeps` calls, as the text of one translation unit.
     - ``several_modes``: what to do where chains settle apart, if they do so for most data: then
       neither longer runs nor a search for the highest mode help.
+    - ``last_layer``: sites of which the network's answer is a linear function.
+    - ``gap_symbol``: the value of a discrete observation that stands for a missing one.
     - ``identified``: sites (deterministic ones too) on which R-hat is judged where parameters
       have symmetries that no relabelling mends.
     - ``units``: site -> how it follows the units of the data under ``y -> (y - shift) / scale``:
@@ -220,6 +252,8 @@ class Story:
     sweeps_source: ClassVar[str] = ""
     several_modes: ClassVar[str] = ""
     identified: ClassVar[tuple[str, ...]] = ()
+    last_layer: ClassVar[tuple[str, ...]] = ()
+    gap_symbol: ClassVar[int | None] = None
 
     @property
     def event_dims(self) -> Mapping[str, tuple[str, ...]]:
@@ -331,6 +365,14 @@ class Story:
 
         The first ``state`` is None; later ones are ``(state, observation)``.
         """
+        return None
+
+    def unroll(self, data: Data) -> Unrolled | None:
+        """Every step of every sequence, for ascents that see windows of some steps at a time."""
+        return None
+
+    def ends(self, data: Data) -> int | None:
+        """The value of :meth:`step` that ends a sequence; None where lengths are given."""
         return None
 
     def sweeps(self, data: Data, rng: np.random.Generator, code: CDLL | None) -> GibbsChain | None:

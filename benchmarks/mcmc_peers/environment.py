@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Timer
+from threading import Event, Thread
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "benchmarks" / ".peers"
 REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 
+LOOK = 2.0
+"""Seconds between two looks at what a process has spent."""
 THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA")
 
 
@@ -93,19 +95,25 @@ class Worker:
             preexec_fn=lambda: os.sched_setaffinity(0, affinity),
         )
         self.alive = True
+        self._cores = cores
         self._send(settings)
 
     def ask(self, job: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """The answer to a job. Raises TimedOutError, which ends the process, or SideError."""
-        overdue = Timer(seconds, self.end)
-        overdue.start()
+        """The answer to a job within so many CPU seconds on each core.
+
+        Raises TimedOutError, which ends the process, or SideError.
+        """
+        done = Event()
+        watch = Thread(target=self._watch, args=(done, self._spent() + seconds * self._cores))
+        watch.start()
         try:
             self._send(job)
             line = _piped(self._process.stdout).readline()
         except BrokenPipeError:
             line = b""
         finally:
-            overdue.cancel()
+            done.set()
+            watch.join()
         if not line and not self.alive:
             raise TimedOutError(f"did not finish in {seconds:.0f} s")
         if not line:
@@ -115,6 +123,19 @@ class Worker:
         if "error" in answer:
             raise SideError(" ".join(answer["error"].split())[:300])
         return answer
+
+    def _watch(self, done: Event, most: float) -> None:
+        """End the process once it has spent more CPU seconds than that."""
+        while not done.wait(LOOK):
+            if self._spent() > most:
+                self.end()
+                return
+
+    def _spent(self) -> float:
+        """CPU seconds of the process and of all that it has started."""
+        listed = ["ps", "-s", str(self._process.pid), "-o", "cputimes=", "S"]
+        told = subprocess.run(listed, capture_output=True, text=True).stdout
+        return sum(map(float, told.split()))
 
     def _send(self, message: dict[str, Any]) -> None:
         pipe = _piped(self._process.stdin)
@@ -138,10 +159,7 @@ def _piped(pipe: IO[bytes] | None) -> IO[bytes]:
 
 def _environment(cores: int, cache: Path) -> dict[str, str]:
     """One thread per chain for all; compiled things where no earlier run has left any."""
-    flags = (
-        "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1 "
-        f"--xla_force_host_platform_device_count={cores}"
-    )
+    flags = f"--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count={cores}"
     return {
         **os.environ,
         **{f"{library}_NUM_THREADS": "1" for library in THREADS},

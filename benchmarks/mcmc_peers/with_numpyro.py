@@ -18,6 +18,11 @@ import numpy as np
 import numpyro  # type: ignore[import-not-found]
 import numpyro.distributions as dist  # type: ignore[import-not-found]
 from jax.scipy.special import logsumexp  # type: ignore[import-not-found]
+from jax.sharding import (  # type: ignore[import-not-found]
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+)
 from numpyro.distributions import constraints
 from numpyro.infer import NUTS  # type: ignore[import-not-found]
 from numpyro.infer.util import (  # type: ignore[import-not-found]
@@ -132,6 +137,7 @@ class Compiled:
     data: dict[str, Any]
     starts: Callable[[int], Any]
     program: Any
+    place: Any
     start: str
     notes: tuple[str, ...]
 
@@ -141,11 +147,11 @@ class Compiled:
 
     def sample(self, seed: int) -> Drawn:
         """Run the program."""
-        keys = _shared(jax.random.split(jax.random.PRNGKey(seed), self.task.chains), self.task)
-        sites, steps, diverging = self.program(keys, self.starts(seed))
+        keys = jax.random.split(jax.random.PRNGKey(seed), self.task.chains)
+        placed = jax.device_put((keys, self.starts(seed)), self.place)
+        sites, steps, diverging = self.program(*placed)
         draws = {name: np.asarray(value) for name, value in sites.items()}
-        by_chain = {n: v.reshape(self.task.chains, *v.shape[2:]) for n, v in draws.items()}
-        return Drawn(by_chain, int(np.sum(diverging)), int(np.sum(steps)))
+        return Drawn(draws, int(np.sum(diverging)), int(np.sum(steps)))
 
 
 def build(task: Task, vectorised: bool = False) -> Compiled:
@@ -163,8 +169,8 @@ def build(task: Task, vectorised: bool = False) -> Compiled:
         def one(value: Any) -> Any:
             shape = (task.chains, *value.shape)
             if task.start is not None:
-                return _shared(jnp.broadcast_to(value, shape), task)
-            return _shared(jnp.asarray(rng.uniform(-RADIUS, RADIUS, shape)), task)
+                return jnp.broadcast_to(value, shape)
+            return jnp.asarray(rng.uniform(-RADIUS, RADIUS, shape))
 
         return jax.tree.map(one, place)
 
@@ -185,16 +191,14 @@ def build(task: Task, vectorised: bool = False) -> Compiled:
             return jax.vmap(chain)(keys, at)
         return jax.lax.map(lambda both: chain(*both), (keys, at))
 
-    keys = _shared(jax.random.split(jax.random.PRNGKey(0), task.chains), task)
-    program = jax.pmap(chains, devices=jax.devices()[: task.cores]).lower(keys, starts(0)).compile()
+    mesh = Mesh(np.array(jax.devices()[: task.cores]), ("core",))
+    share = PartitionSpec("core")
+    sharding = NamedSharding(mesh, share)
+    parted = jax.shard_map(chains, mesh=mesh, in_specs=share, out_specs=share, check_vma=False)
+    keys = jax.random.split(jax.random.PRNGKey(0), task.chains)
+    program = jax.jit(parted).lower(*jax.device_put((keys, starts(0)), sharding)).compile()
     words = "one given point" if task.start else "uniform on (-2, 2), unconstrained"
-    return Compiled(task, model, data, starts, program, words, ())
-
-
-def _shared(values: Any, task: Task) -> Any:
-    """(chain, …) as (core, chain, …): each core its share."""
-    cores = min(task.cores, task.chains)
-    return values.reshape(cores, task.chains // cores, *values.shape[1:])
+    return Compiled(task, model, data, starts, program, sharding, words, ())
 
 
 if __name__ == "__main__":

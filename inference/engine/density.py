@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions.transforms import Transform
+from torch.distributions.transforms import ComposeTransform, IndependentTransform, Transform
 
 from storyzoo.errors import StoryError
 from storyzoo.inference.engine.factors import (
@@ -59,6 +60,18 @@ class Slot:
         """One past the last place."""
         return self.offset + self.unconstrained.numel()
 
+    @cached_property
+    def is_identity(self) -> bool:
+        """Whether the site lies in the vector as it is."""
+        transform = self.transform
+        while isinstance(transform, IndependentTransform):
+            transform = transform.base_transform
+        return isinstance(transform, ComposeTransform) and not transform.parts
+
+    def piece(self, q: Tensor) -> Tensor:
+        """The site's part of vectors ``(…, D)``: ``(…, *unconstrained)``."""
+        return q[..., self.offset : self.end].reshape((*q.shape[:-1], *self.unconstrained))
+
 
 class LogDensity:
     """Log density over the continuous latents of a story, as a function of a flat vector (D,).
@@ -93,7 +106,7 @@ class LogDensity:
 
     def unflatten(self, q: Tensor) -> dict[str, Tensor]:
         """Constrained values by site; ``(…, D)`` gives ``(…, *shape)``."""
-        return {s.name: s.transform(self._piece(q, s)) for s in self.slots}
+        return {s.name: s.transform(s.piece(q)) for s in self.slots}
 
     def flatten(self, latents: Latents) -> Tensor:
         """The flat vector of constrained values; leading dims are kept."""
@@ -104,16 +117,13 @@ class LogDensity:
             pieces.append(slot.transform.inv(value).reshape((*leading, -1)))
         return torch.cat(pieces, -1) if pieces else torch.zeros(0, dtype=self.dtype)
 
-    def _piece(self, q: Tensor, slot: Slot) -> Tensor:
-        return q[..., slot.offset : slot.end].reshape((*q.shape[:-1], *slot.unconstrained))
-
     def _volume(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Log volume change of the global sites (a scalar) and of the local ones, by example."""
         total = torch.zeros((), dtype=self.dtype, device=self.device)
         local = torch.zeros(1, dtype=self.dtype, device=self.device)
         for slot in self.slots:
             site = self.structure.sites[slot.name]
-            piece = self._piece(q, slot)
+            piece = slot.piece(q)
             value = slot.transform(piece)
             if self.jacobian:
                 change = slot.transform.log_abs_det_jacobian(piece, value)
@@ -316,6 +326,8 @@ class LogDensity:
 
     def _traced(self, name: str) -> Callable[..., Any]:
         function = self._plain(name)
+        if self.story.has("unroll"):  # a graph would hold every step of every sequence
+            return function
         try:
             return trace_function(function, self._spread(generator_of(0), (0.1, 0.5, 1.0)))
         except UntraceableError:

@@ -43,6 +43,7 @@ from storyzoo.inference.engine.factors import slice_examples
 from storyzoo.inference.engine.own_guide import log_volume
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.resume import Keeper
+from storyzoo.inference.engine.stepping import Shown, Stepping
 from storyzoo.inference.engine.target import Target
 from storyzoo.story import Data, LocalStep
 
@@ -209,30 +210,18 @@ class NaturalFit:
 
     def run(self, budget: Budget, progress: Progress) -> str:
         """Step until the ELBO has levelled off; how it ended. The state is whole at any time."""
-        stopped = "max_steps"
-        progress.start(self.schedule.max_steps)
-        progress.update(self.state.steps)
+        most = self.schedule.max_steps
+        stepping = Stepping(self.keeper, self._stored, lambda: bool(self.state.steps))
+        stopped = stepping.run(self._steps(), self.state.steps, most, budget, progress)
+        if stopped != "done":
+            return stopped
+        return "settled" if self.settled else "max_steps"
+
+    def _steps(self) -> Iterator[Shown]:
         batches = self._batches(self.state.turn, self.state.place)
-        try:
-            while self.state.steps < self.schedule.max_steps:
-                if self.settled:
-                    stopped = "settled"
-                    break
-                self.state = self._step(self.state, next(batches))
-                progress.update(1, elbo=f"{(*self.state.elbos, *self.state.window)[-1]:.6g}")
-                if self.keeper.due:
-                    self.keeper.save(self._stored())
-                if budget.spent:
-                    stopped = "minutes"
-                    break
-        except KeyboardInterrupt:
-            self.keeper.save(self._stored())
-            if not self.state.steps:
-                raise
-            stopped = "interrupted"
-        finally:
-            progress.close()
-        return stopped
+        while self.state.steps < self.schedule.max_steps and not self.settled:
+            self.state = self._step(self.state, next(batches))
+            yield {"elbo": f"{(*self.state.elbos, *self.state.window)[-1]:.6g}"}
 
     @property
     def settled(self) -> bool:

@@ -9,7 +9,7 @@ need in order to go on (:class:`Fantasies`) goes in and comes out, so that it ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from storyzoo.errors import StoryError
+from storyzoo.inference.engine.density import Slot
 from storyzoo.inference.engine.factors import slice_examples
 from storyzoo.inference.engine.prior import LogPrior
 from storyzoo.inference.engine.structure import Structure
@@ -49,22 +50,17 @@ class OwnGradient:
         """
         story = self._target.story
         rows = slice_examples(story, self._target.data, index)
-        with torch.enable_grad():
-            leaf = q.detach().requires_grad_()
-            latents = self._prior.unflatten(leaf)
         with torch.no_grad():
-            found = story.stochastic_gradient(
-                {name: value.detach() for name, value in latents.items()}, rows, fantasies
-            )
+            latents = self._prior.unflatten(q.detach())
+            found = story.stochastic_gradient(latents, rows, fantasies)
         if found is None:
             raise StoryError(f"{story.name}: its {HOOK} gives nothing")
         slopes, after = found
         _check(story, latents, slopes, HOOK)
-        (chained,) = torch.autograd.grad(
-            list(latents.values()), leaf, [slopes[name] for name in latents]
-        )
+        chained = to_coordinates(self._prior.slots, q, slopes)
         factor = self._target.n_examples / len(index)
-        return Estimate(self._prior.value_and_gradient(q)[1] + factor * chained, after)
+        gradient = torch.add(self._prior.value_and_gradient(q)[1], chained, alpha=factor)
+        return Estimate(gradient, after)
 
     def directed(self, q: Tensor, gradient: Tensor, fantasies: Fantasies) -> Tensor:
         """The direction (D,) that the story makes of a whole gradient (D,) at ``q`` (D,).
@@ -74,20 +70,39 @@ class OwnGradient:
         story = self._target.story
         if not (fantasies.centred and story.has("direction")):
             return gradient
-        with torch.enable_grad():
-            leaf = q.detach().requires_grad_()
-            latents = self._prior.unflatten(leaf)
-            sites = {name: value.detach().requires_grad_() for name, value in latents.items()}
-            slopes = torch.autograd.grad(self._prior.flatten(sites), list(sites.values()), gradient)
-        values = {name: value.detach() for name, value in sites.items()}
+        slots = self._prior.slots
         with torch.no_grad():
-            turned = story.direction(values, dict(zip(sites, slopes, strict=True)), fantasies)
+            latents = self._prior.unflatten(q.detach())
+            turned = story.direction(latents, to_sites(slots, q, gradient), fantasies)
         assert turned is not None
         _check(story, latents, turned, "direction")
-        (back,) = torch.autograd.grad(
-            list(latents.values()), leaf, [turned[name] for name in latents]
-        )
-        return back
+        return to_coordinates(slots, q, turned)
+
+
+def to_coordinates(slots: Sequence[Slot], q: Tensor, slopes: Mapping[str, Tensor]) -> Tensor:
+    """The gradient (D,) at ``q`` (D,) of what has these gradients by site."""
+    pieces = []
+    for slot in slots:
+        slope = slopes[slot.name]
+        if not slot.is_identity:
+            with torch.enable_grad():
+                piece = slot.piece(q).detach().requires_grad_()
+                (slope,) = torch.autograd.grad(slot.transform(piece), piece, slope)
+        pieces.append(slope.reshape(-1))
+    return torch.cat(pieces)
+
+
+def to_sites(slots: Sequence[Slot], q: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+    """The gradients by site of what has this gradient (D,) at ``q`` (D,)."""
+    slopes = {}
+    for slot in slots:
+        slope = slot.piece(gradient)
+        if not slot.is_identity:
+            with torch.enable_grad():
+                value = slot.transform(slot.piece(q)).detach().requires_grad_()
+                (slope,) = torch.autograd.grad(slot.transform.inv(value), value, slope)
+        slopes[slot.name] = slope
+    return slopes
 
 
 def _check(

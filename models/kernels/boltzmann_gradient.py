@@ -23,6 +23,7 @@ Shapes: W (V, H) or (V, L, H), b (V,) or (V, L), c (H,), v (N, V).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,10 +38,50 @@ SLIDING = 0.01
 """Share of the latest batch in the running means that units are centred on."""
 
 
-def contrast(
+class Layers(NamedTuple):
+    """Rows as the weights meet them."""
+
+    visible: Tensor
+    """``x(v)``: (N, V) or, categorical, one-hot (N, V, L); ``(v - b) / s`` of gaussian units."""
+    hidden: Tensor
+    """``p(h = 1 | v)``: (N, H)."""
+
+
+def slopes(latents: Latents, layers: Layers) -> dict[str, Tensor]:
+    """``sum_n d(-F(v_n))`` by site, of complete rows.
+
+    ::
+
+        dW = x' h,  dc = sum_n h,  db = sum_n x
+        gaussian, with r = h W' - x:  db = -sum_n r / s,  ds = -sum_n r x / s
+    """
+    visible, hidden = layers
+    weight = latents["weight"]
+    found = {
+        "weight": (visible.flatten(1).mT @ hidden).reshape(weight.shape),
+        "hidden_bias": hidden.sum(0),
+    }
+    if "scale" not in latents:
+        return {**found, "visible_bias": visible.sum(0)}
+    scale, pull = latents["scale"], hidden @ weight.mT - visible
+    return {
+        **found,
+        "visible_bias": -pull.sum(0) / scale,
+        "scale": -(pull * visible).sum(0) / scale,
+    }
+
+
+def contrast(latents: Latents, seen: Layers, dreamt: Layers) -> dict[str, Tensor]:
+    """``sum_n d(-F(seen_n)) - N mean_c d(-F(dreamt_c))`` by site."""
+    ratio = len(seen.hidden) / len(dreamt.hidden)
+    first, second = slopes(latents, seen), slopes(latents, dreamt)
+    return {name: torch.sub(first[name], second[name], alpha=ratio) for name in first}
+
+
+def contrast_of_holed(
     log_weight: Callable[[Latents, Tensor], Tensor], latents: Latents, seen: Tensor, dreamt: Tensor
 ) -> dict[str, Tensor]:
-    """``sum_n d f(seen_n) - N mean_c d f(dreamt_c)`` by site, f the unnormalised log density."""
+    """The same by differentiating the unnormalised log density, whose rows may have holes."""
     leaves = {name: value.detach().requires_grad_() for name, value in latents.items()}
     with torch.enable_grad():
         gap = log_weight(leaves, seen).sum() - len(seen) * log_weight(leaves, dreamt).mean()
@@ -66,9 +107,9 @@ def beginning(state: Fantasies, machine: Boltzmann, batch: Tensor) -> Tensor:
     return batch[places]
 
 
-def remembered(memory: Mapping[str, Tensor], visible: Tensor, hidden: Tensor) -> dict[str, Tensor]:
-    """Running means of visible units (N, V) or (N, V, L), as they meet the weights, and hidden."""
-    latest = {"visible": visible.mean(0), "hidden": hidden.mean(0)}
+def remembered(memory: Mapping[str, Tensor], layers: Layers) -> dict[str, Tensor]:
+    """Running means of both layers."""
+    latest = {"visible": layers.visible.mean(0), "hidden": layers.hidden.mean(0)}
     return {
         name: torch.lerp(memory[name].to(value), value, SLIDING) if name in memory else value
         for name, value in latest.items()

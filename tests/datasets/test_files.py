@@ -65,6 +65,16 @@ def test_columns_of_text_are_left_out_with_a_note() -> None:
     assert "'hole' is empty" in found.notes[2]
 
 
+def test_empty_columns_can_be_asked_back() -> None:
+    found = csv("b,a,hole\n,1,\n,2,\n")
+    assert found.table is not None and found.empty == ("b", "hole")
+    asked = found.with_empty(("a", "b", "c"))
+    assert asked.table is not None and asked.table.columns.tolist() == ["a", "b"]
+    assert np.isnan(asked.table["b"]).all() and asked.table["a"].tolist() == [1, 2]
+    assert asked.empty == ("hole",) and len(asked.notes) == 1 and "'hole'" in asked.notes[0]
+    assert found.with_empty(("a",)) is found
+
+
 def test_row_numbers_without_a_name_are_left_out() -> None:
     buffer = io.StringIO()
     pd.DataFrame({"a": [1.5, 2.5]}).to_csv(buffer)

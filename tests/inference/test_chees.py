@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,9 @@ from storyzoo.models.distributions.flat import Flat
 from storyzoo.models.eight_schools import EightSchools
 from storyzoo.reports.verdict import judge
 from storyzoo.story import Story
+from tests.inference.interrupting import Interrupting
 from tests.inference.references import assert_agrees
+from tests.inference.unsampled import Coin, Counted
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -102,43 +104,6 @@ class Unseen(Story):
     def model(self, y: Tensor) -> None:
         x = pyro.sample("x", Flat(constraints.real))
         pyro.sample("y", dist.Normal(0.0 * x, 1.0), obs=y)
-
-
-@dataclass(frozen=True)
-class Counted(Story):
-    """A discrete latent without end."""
-
-    data_dims = {"y": ()}
-
-    def model(self, y: Tensor) -> None:
-        rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
-        n = pyro.sample("n", dist.Poisson(rate))
-        pyro.sample("y", dist.Normal(n, 1.0), obs=y)
-
-
-@dataclass(frozen=True)
-class Coin(Story):
-    """Nothing continuous."""
-
-    data_dims = {"y": ()}
-
-    def model(self, y: Tensor) -> None:
-        side = pyro.sample("side", dist.Bernoulli(0.5))
-        pyro.sample("y", dist.Normal(side, 1.0), obs=y)
-
-
-@dataclass
-class Interrupting(Progress):
-    """Presses Ctrl-C once so many iterations were made."""
-
-    after: int = 0
-    quiet: bool = True
-    seen: int = field(default=0)
-
-    def update(self, n: int = 1, **postfix: Any) -> None:
-        self.seen += n
-        if self.seen >= self.after:
-            raise KeyboardInterrupt
 
 
 @cache

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from ctypes import CDLL, c_double
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from storyzoo.inference.gibbs import Gibbs, GibbsInfo
 from storyzoo.models.lda import LatentDirichletAllocation
 from storyzoo.reports.verdict import judge
 from storyzoo.story import Data, Story
+from tests.inference.interrupting import Interrupting
 
 QUIET = Progress(quiet=True)
 NOISE, SEEN = 0.5, 2.0
@@ -122,20 +123,6 @@ class WithoutSweeps(Story):
 
     data_dims = {"y": ()}
     model = TwoAddends.model
-
-
-@dataclass
-class Interrupting(Progress):
-    """Presses Ctrl-C once so many draws were made."""
-
-    after: int = 0
-    quiet: bool = True
-    seen: int = field(default=0)
-
-    def update(self, n: int = 1, **postfix: Any) -> None:
-        self.seen += n
-        if self.seen >= self.after:
-            raise KeyboardInterrupt
 
 
 @cache

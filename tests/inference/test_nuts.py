@@ -10,7 +10,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ from storyzoo.inference.nuts import NUTS, NutsInfo
 from storyzoo.models.distributions.flat import Flat
 from storyzoo.models.eight_schools import EightSchools
 from storyzoo.story import Story
+from tests.inference.interrupting import Interrupting
+from tests.inference.unsampled import Coin, Counted
 
 forks = pytest.mark.skipif(not can_fork("cpu"), reason="chains fork on Linux only")
 
@@ -95,43 +97,6 @@ class Detached(Story):
     def model(self, y: Tensor) -> None:
         x = pyro.sample("x", dist.Normal(0.0, 1.0))
         pyro.sample("y", dist.Normal(x.detach().exp(), 0.1), obs=y)
-
-
-@dataclass(frozen=True)
-class Counted(Story):
-    """A discrete latent without end."""
-
-    data_dims = {"y": ()}
-
-    def model(self, y: Tensor) -> None:
-        rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
-        n = pyro.sample("n", dist.Poisson(rate))
-        pyro.sample("y", dist.Normal(n, 1.0), obs=y)
-
-
-@dataclass(frozen=True)
-class Coin(Story):
-    """Nothing continuous."""
-
-    data_dims = {"y": ()}
-
-    def model(self, y: Tensor) -> None:
-        side = pyro.sample("side", dist.Bernoulli(0.5))
-        pyro.sample("y", dist.Normal(side, 1.0), obs=y)
-
-
-@dataclass
-class Interrupting(Progress):
-    """Presses Ctrl-C once so many rows have come."""
-
-    after: int = 0
-    quiet: bool = True
-    seen: int = field(default=0)
-
-    def update(self, n: int = 1, **postfix: Any) -> None:
-        self.seen += n
-        if self.seen >= self.after:
-            raise KeyboardInterrupt
 
 
 @cache

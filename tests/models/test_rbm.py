@@ -117,6 +117,25 @@ def test_persistent_chains_tell_the_gradient_without_bias(kind: str) -> None:
         assert float(z.square().mean()) < 3.0, name
 
 
+@kinds
+def test_the_gradient_is_the_derivative_of_the_free_energies(kind: str) -> None:
+    target = machine_target(kind)
+    latents, story = point_of(target), target.story
+    state = Fantasies(torch.Generator().manual_seed(1), count=9)
+    answer = story.stochastic_gradient(latents, target.data, state)
+    assert answer is not None and answer[1].values is not None
+    leaves = {name: value.clone().requires_grad_() for name, value in latents.items()}
+    assert isinstance(story, RestrictedBoltzmann)
+    seen, dreamt = (
+        -story.machine(leaves).free_energy(v.double()) for v in (target.data["v"], answer[1].values)
+    )
+    gap = seen.sum() - len(seen) * dreamt.mean()
+    wanted = dict(zip(leaves, torch.autograd.grad(gap, list(leaves.values())), strict=True))
+    assert set(wanted) == set(answer[0])
+    for name, value in wanted.items():
+        torch.testing.assert_close(answer[0][name], value, rtol=1e-10, atol=1e-10)
+
+
 def test_divergence_chains_begin_at_the_batch() -> None:
     target = machine_target("bernoulli")
     state = Fantasies(torch.Generator().manual_seed(1), count=7, sweeps=1, persistent=False)

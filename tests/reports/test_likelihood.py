@@ -138,12 +138,15 @@ def test_an_exact_point_has_neither_error_nor_bounds() -> None:
 
 
 def test_held_out_errors_count_the_examples_too() -> None:
-    exact = heldout_metrics(scored(-2.0))
-    assert set(exact) == {
+    drawn = heldout_metrics(scored(-2.0))
+    assert set(drawn) == {
         f"heldout_{name}{end}"
         for name in ("log_likelihood_nats", "log_likelihood_nats_per_example")
-        for end in ("", "_se")
+        for end in ("", "_se", "_se_over_draws")
     }
+    assert drawn[f"{HELDOUT}_se_over_draws"] == scored(-2.0).mean_se
+    exact = heldout_metrics(scored(-2.0)._replace(mean_se=0.0))
+    assert not [name for name in exact if name.endswith("_draws")]
     metrics = heldout_metrics(replace_values(bounded(-1.5, 0.25, 0.1), 4))
     assert metrics[f"{HELDOUT}_se"] == pytest.approx(0.1)
     assert metrics["heldout_log_likelihood_nats_se"] == pytest.approx(10.0)
@@ -157,6 +160,12 @@ def test_every_likelihood_says_what_it_is() -> None:
     exact = Predictive(np.array([-1.0, -3.0]), np.zeros(2), 0.0)
     (row,) = likelihoods(fitted_metrics(exact))
     assert tuple(row) == ("Log likelihood", "−2.0000", "nats per example", "exact")
+    (row,) = likelihoods(heldout_metrics(exact))
+    assert tuple(row)[1:] == ("−2.0000 ± 1.0000", "nats per example", "exact; ± over examples")
+    drawn = exact._replace(mean_se=0.012)
+    for metrics in (fitted_metrics(drawn), heldout_metrics(drawn)):
+        (row,) = likelihoods(metrics)
+        assert row.nature == "mean over draws, Monte Carlo error 0.012"
     metrics = fitted_metrics(bounded(-1.5, 0.25, 0.1)) | heldout_metrics(bounded(-1.6, 0.25, 0.1))
     told = [row.nature for row in likelihoods(metrics)]
     assert told == ["estimate with bounds"] * 2

@@ -265,12 +265,15 @@ def test_scores_carry_unit_and_nature() -> None:
         }
     )
     assert [tuple(row) for row in rows] == [
-        ("Log likelihood, held out", "−2.5000 ± 0.1000", "nats per example", "estimate"),
+        (
+            "Log likelihood, held out", "−2.5000 ± 0.1000", "nats per example",
+            "exact; ± over examples",
+        ),
         ("Evidence lower bound (ELBO)", "−20.00", "nats", "lower bound, estimated"),
         ("Log likelihood", "−8.00", "nats", "exact"),
         ("Bits per dim", "1.0000 (bounds 0.9000 … 1.1000)", "bits", "estimate with bounds"),
         ("Strange", "3.00", "nats", ""),
-    ]
+    ]  # fmt: skip
 
 
 def test_code_in_advice_is_set_as_code_and_escaped() -> None:

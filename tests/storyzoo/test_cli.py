@@ -317,6 +317,16 @@ def test_simulate_score_impute_latent(run_folder: Path, capsys: Output) -> None:
     assert float(filled[2][3]) == 0.0 and float(filled[1][3]) > 0
 
 
+def test_a_column_of_the_fit_that_is_empty_is_filled_in(run_folder: Path, capsys: Output) -> None:
+    Path("empty.csv").write_text("petal_length,petal_width,remark\n1.4,,\n5.0,,\n")
+    assert main(["impute", str(run_folder), "--data", "empty.csv"]) == 0
+    out, err = capsys.readouterr()
+    rows = [line.split(",") for line in out.splitlines()]
+    assert rows[0] == ["petal_length", "petal_width"]
+    assert 0.1 < float(rows[1][1]) < 0.4 and 1.0 < float(rows[2][1]) < 2.5
+    assert err.splitlines() == ["zoo: empty.csv: column 'remark' is empty and is left out"]
+
+
 def test_other_columns_than_those_fitted_are_refused(run_folder: Path, capsys: Output) -> None:
     Path("new.csv").write_text("a,b\n1,2\n")
     assert "petal_length" in refused(capsys, ["score", str(run_folder), "--data", "new.csv"])
