@@ -41,7 +41,7 @@ from torch import Tensor
 
 from storyzoo.errors import DataError
 from storyzoo.models.distributions.deferred import Deferred
-from storyzoo.models.kernels.symbols import check_lengths
+from storyzoo.models.kernels.symbols import check_lengths, first_steps
 from storyzoo.models.recurrence import Core, Recurrence, UnrolledSequences, stepped
 from storyzoo.story import Data, Latents
 
@@ -96,7 +96,7 @@ class PianoRoll(Recurrence):
         """The keys before each step, none before the first."""
         key, length = data["key"].to(torch.empty(0)), data["length"]
         inputs = torch.cat([key.new_zeros(1, key.shape[1]), key[:-1]])
-        inputs[(length.cumsum(0) - length)[length > 0]] = 0.0
+        inputs = torch.where(first_steps(length)[:, None], 0.0, inputs)
         network = self.lifted(key.shape[1], None, key.shape[1])
         return UnrolledSequences(self, network, inputs, key, length)
 

@@ -186,6 +186,20 @@ def _simulate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", metavar="DIR", help="a run folder")
     command.add_argument("-n", type=int, default=100, metavar="N", help="how many rows")
     command.add_argument("--seed", type=int, default=0, metavar="N")
+    sequences = command.add_argument_group("sequences alone")
+    sequences.add_argument("--prefix", metavar="TEXT", help="what each begins with")
+    sequences.add_argument("--most", type=int, metavar="N", help="steps after which one is cut")
+    sequences.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="below 1: nearer to the likeliest",
+    )
+    sequences.add_argument("--top-k", type=int, metavar="K", help="only the K likeliest symbols")
+    sequences.add_argument(
+        "--nucleus", type=float, metavar="P", help="only the fewest symbols that hold P"
+    )
     _csv_option(command)
 
 
@@ -306,13 +320,13 @@ COMMANDS: dict[str, Row] = {
     ),
     "compress": (
         "compress a file without loss, by what a fit foretells",
-        "zoo compress runs/ngram-old.txt-em-0 new.txt",
+        "zoo compress runs/book new.txt",
         _compress_options,
         _command("storyzoo.commands", "compress"),
     ),
     "decompress": (
         "give back the file that was compressed by the same fit",
-        "zoo decompress runs/ngram-old.txt-em-0 new.txt.zoo",
+        "zoo decompress runs/book new.txt.zoo",
         _decompress_options,
         _command("storyzoo.commands", "decompress"),
     ),

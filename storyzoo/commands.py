@@ -148,14 +148,38 @@ def _page_of_several(fits: list[Fit]) -> str:
 def simulate(options: argparse.Namespace) -> int:
     """``zoo simulate``: new rows as CSV; how well chains mix that draw them is said on stderr."""
     from storyzoo.fit import as_frame
+    from storyzoo.inference.engine.continuation import Sampling
 
     answer = _load_fit(Path(options.folder))
-    frame = as_frame(answer.simulate(options.n, seed=options.seed), answer)
+    sampling = Sampling(
+        temperature=options.temperature,
+        top_k=options.top_k,
+        nucleus=options.nucleus,
+        prefix=() if options.prefix is None else _symbols(options.prefix, answer),
+        most=options.most,
+    )
+    if not sampling.plain:
+        sys.stderr.write("zoo: sharpened sequences are no draws of the story\n")
+    frame = as_frame(answer.simulate(options.n, options.seed, sampling), answer)
     chains = answer.mixing(options.seed)
     if chains is not None:
         sys.stderr.write(f"zoo: {chains}\n")
     _write_csv(frame, options.out)
     return 0
+
+
+def _symbols(text: str, answer: Fit) -> tuple[int, ...]:
+    """A prefix as symbols: text by the codec of the fit, else numbers with commas between."""
+    from storyzoo.datasets.codecs import TextCodec
+
+    if isinstance(answer.codec, TextCodec):
+        return tuple(answer.codec.encode(text))
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise SettingError(
+            f"--prefix {text!r}: write numbers of symbols with commas between, as 3,1,2"
+        ) from None
 
 
 def score(options: argparse.Namespace) -> int:

@@ -363,7 +363,9 @@ class Story:
     def step(self, latents: Latents, state: Any) -> tuple[Distribution, Any] | None:
         """Distribution of the next observation of a sequence, and the state after it.
 
-        The first ``state`` is None; later ones are ``(state, observation)``.
+        The first ``state`` is None; later ones are ``(state, observation)``. Where sequences are
+        ``ragged`` the observations may be those of (B,) sequences side by side; in the tensors of
+        the state these lie along the last dim but one, in vectors along the only one.
         """
         return None
 

@@ -30,13 +30,15 @@ def unrolled(data: Data, end: int | None) -> tuple[Tensor, Tensor, Tensor]:
     owner = torch.arange(len(length), device=length.device).repeat_interleave(length)
     place = torch.arange(len(token), device=token.device) + extra * owner
     total = len(token) + extra * len(length)
-    targets = token.new_full((total,), start if end is None else end)
-    targets[place] = token
-    inputs = token.new_full((total + 1,), start)
-    inputs[place + 1] = token
-    begin = (steps.cumsum(0) - steps)[steps > 0]
-    inputs[begin] = start
-    return inputs[:total], targets, steps
+    targets = token.new_full((total,), start if end is None else end).scatter(0, place, token)
+    inputs = token.new_full((total + 1,), start).scatter(0, place + 1, token)[:total]
+    return torch.where(first_steps(steps), start, inputs), targets, steps
+
+
+def first_steps(lengths: Tensor) -> Tensor:
+    """(E,): whether a step is the first of its sequence, given the lengths (N,) of all."""
+    begin = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+    return torch.arange(len(begin), device=lengths.device) == begin
 
 
 def check_symbols(data: Data) -> None:

@@ -1,4 +1,4 @@
-"""Text on the page: passages as they are, or each piece on a ground the darker the less foretold.
+"""Text on the page: passages as they are, or each piece on a ground the fuller the less foretold.
 
 The one kind of panel that is no drawing. What came from data is escaped; line feeds stay, and
 control characters, and those that turn the direction of writing, are replaced.
@@ -17,7 +17,7 @@ from storyzoo.reports.figures.svg import plain
 STEP = 1.5
 """Bits from one shade to the next."""
 SHADES = 5
-"""How many there are; the stylesheet says what they look like, the darkest being 60 % of a colour,
+"""How many there are; the stylesheet says what they look like, the fullest being 48 % of a colour,
 on which text is legible by day and by night."""
 FEED, END = "⏎", "∎"
 """How the end of a line and of a sequence are shown where they have a shade."""

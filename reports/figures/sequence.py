@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
 from storyzoo.datasets.adjacency import Adjacency
@@ -172,7 +173,7 @@ def surprise(codec: TextCodec, sequences: Sequences, read: Foretold) -> Figure:
     every = np.concatenate(read.bits)
     mean, median = (grouped(float(value), 3) for value in (every.mean(), np.median(every)))
     caption = (
-        "Texts that the fit was given, each token on a ground as dark as it was surprising. "
+        "Texts that the fit was given, each token on a colour as full as it was surprising. "
         f"{FEED} is a line feed, {END} the end of a sequence. The mean over "
         f"{grouped(len(every))} tokens is {mean} bits, their median {median}; new text surprises "
         "more."
@@ -335,6 +336,9 @@ def calibration(read: Foretold) -> Figure:
     )  # fmt: skip
     canvas.axes.set_xscale("log")
     canvas.axes.set_yscale("log")
+    for axis in (canvas.axes.xaxis, canvas.axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
     canvas.axes.set_xlim(low, 1.3)
     canvas.axes.set_ylim(max(low / 3, float(np.min(share[seen], initial=1.0)) / 2), 1.5)
     canvas.axes.set_xlabel("probability foretold")

@@ -65,7 +65,7 @@ SWATCHES = {
     '3.6z"/>',
     "h": '<path d="M9 1L13.3 3.5V8.5L9 11L4.7 8.5V3.5z"/>',
     **{
-        f"s{level}": f'<path d="M1 1H17V11H1z" fill-opacity="{0.12 * level:.2f}"/>'
+        f"s{level}": f'<path d="M1 1H17V11H1z" fill-opacity="{0.096 * level:.2f}"/>'
         for level in range(1, 6)
     },
     "unknown": '<ellipse cx="9" cy="6" rx="7.5" ry="4.6" class="stroke" stroke-width="1.3"/>',

@@ -61,7 +61,7 @@ def test_new_text_by_the_codec_of_old() -> None:
     assert new.codec == old.codec and new.arrays["n_tokens"] == old.arrays["n_tokens"]
     assert texts_of(new) == ["abc", "cccd"]
     assert new.notes == (
-        "new.txt: 5 uses of 2 symbols that the codec has no token for are spelt out after an "
+        "new.txt: 2 different symbols, used 5 times, have no token and are spelt out after an "
         "escape, none is dropped ('c' 4, 'd' 1)",
     )
 
@@ -89,7 +89,7 @@ def test_chorales_by_hand(mirror: Path) -> None:
     assert (len(found.validation_rows), len(found.test_rows)) == (76, 77)
     assert length[:229].sum() == 13807
     assert key.sum(1).max() == 4
-    names = np.array(found.coords["key"])
+    names = np.array(found.coords["pitch"])
     assert (names[0], names[39], names[-1]) == ("A0", "C4", "C8")
     assert names[key.any(0)][[0, -1]].tolist() == ["G2", "C7"]
 
