@@ -14,13 +14,13 @@ costs in a loop written by hand.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from storyzoo.errors import SettingError
 from storyzoo.inference.engine import adam
@@ -31,11 +31,12 @@ from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.resume import Keeper
 from storyzoo.inference.engine.stepping import Shown, Stepping
 from storyzoo.inference.engine.target import Target
-from storyzoo.inference.engine.window_gradient import WindowDensity
+from storyzoo.inference.engine.window_gradient import Told, WindowDensity
 from storyzoo.inference.engine.windows import (
     FEW,
     Pieces,
     Place,
+    Window,
     Windows,
     chosen,
     described,
@@ -137,13 +138,43 @@ def _by_rows(unrolled: Unrolled, apart: np.ndarray, words: str) -> Split:
     return Split(chosen(unrolled, others), chosen(unrolled, apart), f"{len(apart)} {words}")
 
 
+class Climbed(Protocol):
+    """What is climbed, as a function of one vector: a log joint, or an ELBO."""
+
+    def start(self, rng: np.random.Generator) -> Tensor:
+        """Where to begin (D,)."""
+
+    def views(self, q: Tensor) -> dict[str, Tensor]:
+        """The sites by which ``q`` is scored."""
+
+    def log_prior(self, q: Tensor) -> Tensor:
+        """What counts beside the steps, a scalar."""
+
+    def __call__(
+        self,
+        q: Tensor,
+        window: Window,
+        state: tuple[Tensor, ...],
+        factor: float,
+        generator: Generator | None,
+        share: float = 1.0,
+    ) -> Told:
+        """``share`` of its gradient (D,) from a window that counts ``factor`` times."""
+
+
 class StochasticAscent:
     """One run: what is climbed, how it is scored, and the state."""
 
     state: State
 
     def __init__(
-        self, schedule: Schedule, target: Target, prior: bool, seed: int, keeper: Keeper
+        self,
+        schedule: Schedule,
+        target: Target,
+        prior: bool,
+        seed: int,
+        keeper: Keeper,
+        climbed: Callable[[Target, Unrolled], Climbed] | None = None,
     ) -> None:
         self.schedule, self.target, self.keeper, self.prior = schedule, target, keeper, prior
         streams = np.random.SeedSequence(seed).spawn(3)
@@ -157,7 +188,11 @@ class StochasticAscent:
             self.windows = Windows(unrolled, self.split.training, rows, width)
             apart = self.split.validation
             self.apart = Windows(unrolled, apart, rows, width) if apart.steps else None
-            self.density = WindowDensity(target, unrolled, prior)
+            self.density: Climbed = (
+                WindowDensity(target, unrolled, prior)
+                if climbed is None
+                else climbed(target, unrolled)
+            )
             self.resumed = 0
             stored = keeper.load()
             self._first = self.windows.first(torch.Generator().manual_seed(0))
@@ -211,7 +246,7 @@ class StochasticAscent:
         length = float(found.gradient.norm())
         if not math.isfinite(length):
             raise SettingError(
-                f"map: the ascent ran away at step {state.step + 1}; take smaller steps: "
+                f"the ascent ran away at step {state.step + 1}; take smaller steps: "
                 f"learning_rate={0.1 * self.schedule.learning_rate:g}"
             )
         slope = found.gradient.mul_(min(1.0, self.schedule.clip / max(length, 1e-30)))
