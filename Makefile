@@ -22,7 +22,7 @@ test-all: .venv/installed-bench  ## the slow ones too
 	$(RUN)/pytest -q -n $(WORKERS) -m ""
 
 bench: .venv/installed-bench  ## against scikit-learn and others, side by side
-	@set -e; for name in em mcmc topics rbm; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+	@set -e; for name in em mcmc topics rbm sequence; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 lint: .venv/installed links  ## ruff and mypy
 	$(BIN)/ruff check

@@ -1,14 +1,15 @@
 """Topics side by side: storyzoo, scikit-learn (batch and online), gensim, tomotopy.
 
-Every side gets the same counts and priors (alpha = 0.1, eta = 0.01, neither learned), and runs at
-several lengths, each fit in a process of its own with one thread. The clock counts CPU seconds of
-that process and what it starts, from counts in the side's own form to topics in memory; memory is
-the process's peak above what it held before the fit, in MB (Linux; what a chain in a process of
-its own takes is not seen). Held-out documents are never fitted: ``perplexity`` is that of document
-completion under the topics, by one code for all, story ``lda``'s, which sees one half of the words
-of each document, the same for every side. ``npmi`` is the coherence of the ten top words over the
-documents fitted, ``shared`` how many topics two seeds have in common (cosine 0.8). Figures are
-medians over seeds.
+Every side gets the same counts and priors (alpha = 0.1, eta = 0.01, neither learned but where its
+row says so: then each topic's alpha starts at 0.1, in ours its prior mean), and runs at several
+lengths, each fit in a process of its own with one thread. The clock counts CPU seconds of that
+process and what it starts, from counts in the side's own form to topics in memory; memory is the
+process's peak above what it held before the fit, in MB (Linux; what a chain in a process of its own
+takes is not seen). Held-out documents are never fitted: ``perplexity`` is that of document
+completion under the topics, by one code for all, story ``lda``'s with alpha = 0.1, which sees one
+half of the words of each document, the same for every side. ``npmi`` is the coherence of the ten
+top words over the documents fitted, ``shared`` how many topics two seeds have in common (cosine
+0.8). Figures are medians over seeds.
 
 The corpora are BBC News (K = 20; its test and validation documents held out) and, with
 ``--corpus``, one of the user's own (K = 50; its own split, else one in five held out). With
@@ -91,12 +92,15 @@ class Side:
 
 SIDES = (
     *(Side("storyzoo collapsed", n, "passes at most") for n in (40, 500)),
+    Side("storyzoo collapsed, alpha learned", 500, "passes at most"),
     *(Side("storyzoo gibbs", n, "sweeps") for n in (100, 300)),
+    Side("storyzoo gibbs, alpha learned", 300, "sweeps"),
     Side("storyzoo svi", 50),
     *(Side("scikit-learn batch", n, needs="sklearn") for n in (20, 60)),
     *(Side("scikit-learn online", n, needs="sklearn") for n in (10, 30)),
     *(Side("gensim", n, needs="gensim") for n in (10, 30)),
     *(Side("tomotopy", n, "sweeps", needs="tomotopy") for n in (200, 500, 1000)),
+    Side("tomotopy, alpha learned", 1000, "sweeps", needs="tomotopy"),
 )
 
 
@@ -185,9 +189,9 @@ def split(name: str, k: int) -> tuple[Corpus, Target]:
     return {**train, "n_words": int(data["n_words"])}, whole.rows(np.sort(held))
 
 
-def story(k: int) -> LatentDirichletAllocation:
-    """The priors of every side."""
-    return LatentDirichletAllocation(n_topics=k, alpha=ALPHA, eta=ETA)
+def story(k: int, learn_alpha: bool = False) -> LatentDirichletAllocation:
+    """The priors of every side; where alpha is learned it is so a priori in the mean."""
+    return LatentDirichletAllocation(n_topics=k, alpha=ALPHA, eta=ETA, learn_alpha=learn_alpha)
 
 
 def measure(name: str, k: int, seeds: Sequence[int], only: str = "") -> list[Row]:
@@ -281,10 +285,10 @@ Prepare = Callable[[Corpus, int, int, int], Fit]
 """From corpus, K, length and seed: the fit, with the corpus in the program's own form."""
 
 
-def storyzoo(method: Method, corpus: Corpus, k: int, seed: int) -> Fit:
+def storyzoo(method: Method, corpus: Corpus, k: int, seed: int, learn_alpha: bool = False) -> Fit:
     """The story under a method; all chains' draws of the topics, or the point."""
     torch.set_num_threads(1)
-    target = make_target(story(k), dict(corpus))
+    target = make_target(story(k, learn_alpha), dict(corpus))
 
     def fit() -> Array:
         tree, _ = method.run(target, seed=seed, progress=Progress(quiet=True))
@@ -294,23 +298,31 @@ def storyzoo(method: Method, corpus: Corpus, k: int, seed: int) -> Fit:
     return fit
 
 
-def collapsed(corpus: Corpus, k: int, length: int, seed: int) -> Fit:
+def collapsed(learn_alpha: bool) -> Prepare:
     """CVB0, one start."""
-    method = EM(collapsed=True, restarts=1, max_steps=length)
-    return storyzoo(method, corpus, k, seed)
+
+    def prepare(corpus: Corpus, k: int, length: int, seed: int) -> Fit:
+        method = EM(collapsed=True, restarts=1, max_steps=length)
+        return storyzoo(method, corpus, k, seed, learn_alpha)
+
+    return prepare
 
 
-def gibbs(corpus: Corpus, k: int, length: int, seed: int) -> Fit:
+def gibbs(learn_alpha: bool) -> Prepare:
     """One chain: two thirds of the sweeps warm it up, of the others every fifth is a draw."""
-    warmup = 2 * length // 3
-    draws = (length - warmup) // 5
-    return storyzoo(Gibbs(1, draws, warmup, thin=5, cores=1), corpus, k, seed)
+
+    def prepare(corpus: Corpus, k: int, length: int, seed: int) -> Fit:
+        warmup = 2 * length // 3
+        method = Gibbs(1, (length - warmup) // 5, warmup, thin=5, cores=1)
+        return storyzoo(method, corpus, k, seed, learn_alpha)
+
+    return prepare
 
 
 def svi(corpus: Corpus, k: int, length: int, seed: int) -> Fit:
-    """Natural gradients, 256 documents a step."""
+    """Natural gradients, 256 documents a step, one start."""
     steps = -(-length * len(corpus["length"]) // 256)
-    method = SVI(guide="natural", batch_size=256, max_steps=steps, draws=20)
+    method = SVI(guide="natural", batch_size=256, max_steps=steps, starts=1, draws=20)
     return storyzoo(method, corpus, k, seed)
 
 
@@ -367,37 +379,45 @@ def gensim(corpus: Corpus, k: int, length: int, seed: int) -> Fit:
     return fit
 
 
-def tomotopy(corpus: Corpus, k: int, length: int, seed: int) -> Fit:
-    """Collapsed Gibbs sampling, its last state."""
-    import tomotopy as tp
+def tomotopy(learn_alpha: bool) -> Prepare:
+    """Collapsed Gibbs sampling, its last state; alpha by its own fixed point every ten sweeps."""
 
-    tokens = np.repeat(corpus["word"], corpus["count"]).astype(str)
-    ends = np.add.reduceat(corpus["count"], corpus["length"].cumsum() - corpus["length"]).cumsum()
-    documents = [own.tolist() for own in np.split(tokens, ends[:-1])]
+    def prepare(corpus: Corpus, k: int, length: int, seed: int) -> Fit:
+        import tomotopy as tp
 
-    def fit() -> Array:
-        model = tp.LDAModel(k=k, alpha=ALPHA, eta=ETA, seed=seed + 1)
-        model.optim_interval = 0
-        for document in documents:
-            model.add_doc(document)
-        model.train(length, workers=1, show_progress=False)
-        topics = np.zeros((k, corpus["n_words"]))
-        places = np.array(list(model.used_vocabs), dtype=int)
-        for topic in range(k):
-            topics[topic, places] = model.get_topic_word_dist(topic)
-        return topics
+        tokens = np.repeat(corpus["word"], corpus["count"]).astype(str)
+        starts = corpus["length"].cumsum() - corpus["length"]
+        ends = np.add.reduceat(corpus["count"], starts).cumsum()
+        documents = [own.tolist() for own in np.split(tokens, ends[:-1])]
 
-    return fit
+        def fit() -> Array:
+            model = tp.LDAModel(k=k, alpha=ALPHA, eta=ETA, seed=seed + 1)
+            model.optim_interval = 10 if learn_alpha else 0
+            for document in documents:
+                model.add_doc(document)
+            model.train(length, workers=1, show_progress=False)
+            topics = np.zeros((k, corpus["n_words"]))
+            places = np.array(list(model.used_vocabs), dtype=int)
+            for topic in range(k):
+                topics[topic, places] = model.get_topic_word_dist(topic)
+            return topics
+
+        return fit
+
+    return prepare
 
 
 PROGRAMS: dict[str, Prepare] = {
-    "storyzoo collapsed": collapsed,
-    "storyzoo gibbs": gibbs,
+    "storyzoo collapsed": collapsed(False),
+    "storyzoo collapsed, alpha learned": collapsed(True),
+    "storyzoo gibbs": gibbs(False),
+    "storyzoo gibbs, alpha learned": gibbs(True),
     "storyzoo svi": svi,
     "scikit-learn batch": scikit_learn("batch"),
     "scikit-learn online": scikit_learn("online"),
     "gensim": gensim,
-    "tomotopy": tomotopy,
+    "tomotopy": tomotopy(False),
+    "tomotopy, alpha learned": tomotopy(True),
 }
 
 
@@ -420,7 +440,7 @@ def shares(weights: Array) -> Array:
 
 def table(rows: Sequence[Row]) -> str:
     """A line per side."""
-    head = f"{'':38} {'CPU s':>8} {'MB':>7} {'perplexity':>11} {'npmi':>7} {'shared':>7}"
+    head = f"{'':54} {'CPU s':>8} {'MB':>7} {'perplexity':>11} {'npmi':>7} {'shared':>7}"
     return "\n".join([head, *map(line, rows)])
 
 
@@ -428,7 +448,7 @@ def line(row: Row) -> str:
     """One side's figures, medians over its runs."""
     shared = "" if row.shared is None else f"{row.shared:.1f}"
     return (
-        f"{row.side!s:38} {row.told('cpu'):8.2f} {row.told('megabytes'):7.0f} "
+        f"{row.side!s:54} {row.told('cpu'):8.2f} {row.told('megabytes'):7.0f} "
         f"{row.told('perplexity'):11.1f} {row.told('npmi'):7.3f} {shared:>7}"
     )
 
@@ -442,7 +462,7 @@ def shortfalls(rows: Sequence[Row]) -> list[str]:
     best = min(row.told("perplexity") for row in peers)
     reached = [row for row in peers if row.told("perplexity") <= REACHED * best]
     fastest = min(row.told("cpu") for row in reached)
-    sampled = [row for row in peers if row.side.name == "tomotopy"]
+    sampled = [row for row in peers if row.side.name.startswith("tomotopy")]
     coherent = -1.0
     if sampled:
         coherent = min(sampled, key=lambda row: row.told("perplexity")).told("npmi")

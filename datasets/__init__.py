@@ -9,11 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from storyzoo.errors import DataError, nearest
+from storyzoo.errors import DataError, SettingError, nearest
 
 if TYPE_CHECKING:
+    from storyzoo.datasets.codecs import Codec
     from storyzoo.datasets.dataset import Dataset
     from storyzoo.datasets.vocabulary import Reading
+
+    Way = Reading | Codec
+    """How a fit's data were read: as counts of words, or as tokens."""
 
 
 class DataEntry(NamedTuple):
@@ -28,7 +32,7 @@ class DataEntry(NamedTuple):
     summary: str
     rows: int
     columns: int
-    """Columns of a table, different words of a corpus."""
+    """Columns of a table, different words of a corpus, different tokens of sequences, keys."""
     remote: bool = False
 
 
@@ -70,7 +74,7 @@ DATASETS: dict[str, DataEntry] = {
         "storyzoo.datasets.tables:lynx", "lynx trapped each year, a cycle of ten years", 114, 1
     ),
     "python-docs": DataEntry(
-        "storyzoo.datasets.corpora:python_docs", "sections of Python's reference", 168, 3513
+        "storyzoo.datasets.corpora:python_docs", "sections of Python's reference", 168, 3294
     ),
     "bbc-news": DataEntry(
         "storyzoo.datasets.corpora:bbc_news",
@@ -78,6 +82,26 @@ DATASETS: dict[str, DataEntry] = {
         2225,
         2949,
         remote=True,
+    ),
+    "graph-atlas": DataEntry(
+        "storyzoo.datasets.graphs:graph_atlas", "all connected graphs of up to 7 nodes", 996, 7
+    ),
+    "tiny-shakespeare": DataEntry(
+        "storyzoo.datasets.shakespeare:tiny_shakespeare",
+        "speeches from his plays, in characters",
+        7222,
+        66,
+        remote=True,
+    ),
+    "jsb-chorales": DataEntry(
+        "storyzoo.datasets.piano_rolls:jsb_chorales",
+        "chorales of Bach, as piano rolls",
+        382,
+        88,
+        remote=True,
+    ),
+    "enzymes": DataEntry(
+        "storyzoo.datasets.graphs:enzymes", "graphs of proteins, six classes", 600, 126, remote=True
     ),
     "faithful": DataEntry(
         "storyzoo.datasets.faithful:faithful", "eruptions of Old Faithful", 272, 2, remote=True
@@ -130,7 +154,7 @@ DATASETS: dict[str, DataEntry] = {
 }
 
 
-def load(spec: str, reading: Reading | None = None) -> Dataset:
+def load(spec: str, way: Way | None = None) -> Dataset:
     """Data by name or file, with options after a colon.
 
     >>> load("iris:standardize=true").standardised.columns
@@ -138,13 +162,15 @@ def load(spec: str, reading: Reading | None = None) -> Dataset:
 
     Every table takes ``columns=a+b``, ``drop=a+b`` and ``standardize=true``; files also take
     ``labels=a``, a column of known classes that no model is to see. Text takes ``min_df=2``,
-    ``max_df=0.5``, ``stop_words=english`` and more; with a ``reading``, that of a fit, it is read
-    as it was then. Raises DataError or SettingError with the place and the remedy.
+    ``max_df=0.5``, ``stop_words=english`` and more, and becomes counts of words; with
+    ``codec=characters`` it becomes sequences of tokens, and a table of images does with
+    ``codec=raster,levels=2``. With the ``way`` of a fit data are read as they were then. Raises
+    DataError or SettingError with the place and the remedy.
     """
     name, options = _split(spec)
     if name in DATASETS:
-        return _named(spec, name, options, reading)
-    return _from_file(name, options, reading)
+        return _named(spec, name, options, way)
+    return _from_file(name, options, way)
 
 
 def card(name: str) -> str:
@@ -169,37 +195,44 @@ def _split(spec: str) -> tuple[str, dict[str, str]]:
     return f"{family}:{member}", options
 
 
-def _named(spec: str, name: str, options: dict[str, str], reading: Reading | None) -> Dataset:
-    from storyzoo.datasets import selection
+def _named(spec: str, name: str, options: dict[str, str], way: Way | None) -> Dataset:
+    from storyzoo.datasets import selection, sequences
 
     module, _, function = DATASETS[name].location.partition(":")
     make: Callable[..., Dataset] = getattr(importlib.import_module(module), function)
     parameters = inspect.signature(make).parameters
     own = {key: p for key, p in parameters.items() if p.kind is not p.POSITIONAL_ONLY}
-    text = "reading" in parameters
-    generic = [key for key in selection.SELECTING if key != "labels" and not text]
-    selection.check_options(name, options, [*own, *generic])
-    if text and reading is not None:
-        selection.leave_reading(name, options)
+    text = "way" in parameters
+    generic = [key for key in (*selection.SELECTING, *selection.RASTER) if key != "labels"]
+    selection.check_options(name, options, own if text else [*own, *generic])
+    if text and way is not None:
+        selection.leave_reading(name, options, (*selection.READING, *selection.CODING))
+    elif text and not own["codec"].default:
+        sequences.refuse_reading(name, options)
     values = {
         key: selection.read_option(name, key, text, type(own[key].default))
         for key, text in options.items()
         if key in own
     }
     member = name.partition(":")[2]
-    given = [reading] if text else [member] if member else []
+    given = [way] if text else [member] if member else []
     dataset = make(*given, **values)
     wanted = selection.read_selection(name, options)
-    if dataset.table is not None:
+    if dataset.table is None:
+        selection.check_options(name, options, own)  # there is nothing to select from
+    else:
         dataset = dataclasses.replace(dataset, table=wanted.of_table(name, dataset.table))
-    return _finish(spec, dataset, wanted.standardize)
+    return _finish(spec, dataset, options, way)
 
 
-def _from_file(name: str, options: dict[str, str], reading: Reading | None) -> Dataset:
-    from storyzoo.datasets import corpus, files, selection
+def _from_file(name: str, options: dict[str, str], way: Way | None) -> Dataset:
+    from storyzoo.datasets import corpus, files, graphs, selection, sequences
+    from storyzoo.datasets.adjacency import Adjacency
+    from storyzoo.datasets.codecs import TextCodec
+    from storyzoo.datasets.vocabulary import Reading
 
     path = Path(name)
-    suffixes = (*files.SUFFIXES, *files.TEXTS)
+    suffixes = (*files.SUFFIXES, *files.TEXTS, *graphs.SUFFIXES)
     if path.suffix.lower() not in suffixes and not path.exists():
         raise DataError(
             f"no data set {name!r}: {nearest(name, DATASETS)} "
@@ -207,27 +240,41 @@ def _from_file(name: str, options: dict[str, str], reading: Reading | None) -> D
         )
     text = ",".join(f"{key}={value}" for key, value in options.items())
     spec = f"{path.name}:{text}" if text else path.name
+    if path.suffix.lower() in graphs.SUFFIXES:
+        files.check_file(path)
+        of_fit = way if isinstance(way, Adjacency) else None
+        return _finish(spec, graphs.read_file(path, options, of_fit), {}, way)
     if form := corpus.form_of(path, options):
         files.check_file(path)
-        return _finish(spec, corpus.read_corpus(path, form, options, reading), False)
-    selection.check_options(name, options, selection.SELECTING)
+        if isinstance(way, TextCodec) or (way is None and "codec" in options):
+            codec = way if isinstance(way, TextCodec) else None
+            return _finish(spec, sequences.read_file(path, form, options, codec), {}, way)
+        reading = way if isinstance(way, Reading) else None
+        if reading is None:
+            sequences.refuse_reading(path.name, options)
+        return _finish(spec, corpus.read_corpus(path, form, options, reading), {}, way)
+    selection.check_options(path.name, options, (*selection.SELECTING, *selection.RASTER))
     wanted = selection.read_selection(name, options)
-    return _finish(spec, files.read_file(path, wanted), wanted.standardize)
+    return _finish(spec, files.read_file(path, wanted), options, way)
 
 
-def _finish(spec: str, dataset: Dataset, standardize: bool) -> Dataset:
-    """Standardise where asked, and take the fingerprint."""
+def _finish(spec: str, dataset: Dataset, options: dict[str, str], way: Way | None) -> Dataset:
+    """Standardise or make tokens of a table where asked, and take the fingerprint."""
     import numpy as np
 
     from storyzoo.datasets.dataset import fingerprint, table_fingerprint
+    from storyzoo.datasets.selection import read_selection
     from storyzoo.datasets.standardise import standardise
 
+    standardize = read_selection(dataset.name, options).standardize
+    if dataset.codec is None:
+        dataset = _rastered(dataset, options, way, standardize)
     if dataset.table is None:
-        names = {
-            dim: np.frombuffer("\n".join(names).encode(), np.uint8)
-            for dim, names in dataset.coords.items()
-        }
-        digest = fingerprint({**dataset.arrays, **names})
+        texts = {dim: "\n".join(names) for dim, names in dataset.coords.items()}
+        if dataset.stream is not None:  # of which the arrays hold but the first block
+            texts["stream"] = dataset.stream.sha256
+        as_bytes = {key: np.frombuffer(t.encode(), np.uint8) for key, t in texts.items()}
+        digest = fingerprint({**dataset.arrays, **as_bytes})
         return dataclasses.replace(dataset, name=spec, sha256=digest)
     table, scale = dataset.table, None
     if standardize:
@@ -235,3 +282,25 @@ def _finish(spec: str, dataset: Dataset, standardize: bool) -> Dataset:
     return dataclasses.replace(
         dataset, name=spec, table=table, standardised=scale, sha256=table_fingerprint(table)
     )
+
+
+def _rastered(
+    dataset: Dataset, options: dict[str, str], way: Way | None, standardize: bool
+) -> Dataset:
+    """A table of images as sequences, where asked, or where the data of a fit were."""
+    from storyzoo.datasets import selection
+    from storyzoo.datasets.raster import Raster, as_raster
+
+    name = dataset.name
+    if isinstance(way, Raster) and dataset.table is not None:
+        selection.leave_reading(name, options, selection.RASTER)
+        return as_raster(dataset, 0, way)
+    if options.get("codec", "raster") != "raster":
+        raise SettingError(f"data {name!r}: codec={options['codec']!r} is no codec of a table: "
+                           "take codec=raster for images")  # fmt: skip
+    if not set(selection.RASTER) & set(options):
+        return dataset
+    if standardize:
+        raise SettingError(f"data {name!r}: tokens can't be standardised: leave standardize= out")
+    levels = selection.read_option(name, "levels", options.get("levels", "0"), int)
+    return as_raster(dataset, int(levels))

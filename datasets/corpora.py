@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from storyzoo.datasets.codecs import Codec, TextCodec
 from storyzoo.datasets.corpus import drops_empty, read_reading
 from storyzoo.datasets.dataset import Dataset
 from storyzoo.datasets.remote import fetch
 from storyzoo.datasets.selection import READING
+from storyzoo.datasets.sequences import Coding, as_sequences
 from storyzoo.datasets.text import Texts, as_counts, of_strings, read_lines
 from storyzoo.datasets.vocabulary import Reading
 from storyzoo.errors import DataError
@@ -22,18 +24,24 @@ SHORTEST = 10
 
 
 def python_docs(
-    reading: Reading | None = None,
+    way: Reading | Codec | None = None,
     /,
     *,
     tokens: str = "words",
     lowercase: bool = True,
-    stop_words: str = "",
+    stop_words: str = "english",
     min_df: str = "1",
     max_df: str = "1.0",
     max_words: int = 0,
     empty: str = "refuse",
+    codec: str = "",
+    by: str = "document",
+    symbols: int = 0,
 ) -> Dataset:
-    """Sections of the language reference that Python carries; the topic is the label."""
+    """Sections of the language reference that Python carries; the topic is the label.
+
+    Without a list of stop words, half of the words are "the" and its like, and so are the topics.
+    """
     from pydoc_data.topics import topics
 
     found = list(sections(topics))
@@ -43,11 +51,12 @@ def python_docs(
     settings = {"tokens": tokens, "lowercase": lowercase, "stop_words": stop_words}
     settings |= {"min_df": min_df, "max_df": max_df, "max_words": max_words}
     texts = Texts(texts.name, texts.blocks, "section", names, labels)
-    return _as_dataset(texts, reading, settings, empty)
+    coding = Coding(codec, by, symbols)
+    return _as_dataset(texts, way, settings, empty, coding)
 
 
 def bbc_news(
-    reading: Reading | None = None,
+    way: Reading | Codec | None = None,
     /,
     *,
     tokens: str = "spaces",
@@ -57,6 +66,9 @@ def bbc_news(
     max_df: str = "1.0",
     max_words: int = 0,
     empty: str = "refuse",
+    codec: str = "",
+    by: str = "document",
+    symbols: int = 0,
 ) -> Dataset:
     """2,225 articles of the BBC, already in words, with their split and five sections as labels."""
     path = fetch("bbc-news/corpus.tsv")
@@ -73,13 +85,24 @@ def bbc_news(
         validation_rows=np.flatnonzero(np.array(part) == "val"),
         test_rows=np.flatnonzero(np.array(part) == "test"),
     )
-    return _as_dataset(texts, reading, settings, empty)
+    coding = Coding(codec, by, symbols)
+    return _as_dataset(texts, way, settings, empty, coding)
 
 
 def _as_dataset(
-    texts: Texts, reading: Reading | None, settings: Mapping[str, object], empty: str
+    texts: Texts,
+    way: Reading | Codec | None,
+    settings: Mapping[str, object],
+    empty: str,
+    coding: Coding,
 ) -> Dataset:
+    """Counts of words; or sequences where a codec is asked for, or was by the fit."""
+    if isinstance(way, TextCodec):
+        return as_sequences(texts, way)
+    if coding.kind:
+        return as_sequences(texts, coding)
     options = {key: str(value) for key, value in settings.items()}
+    reading = way if isinstance(way, Reading) else None
     wanted = reading or read_reading(texts.name, options, READING)
     return as_counts(texts, wanted, drops_empty(texts.name, {"empty": empty}))
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from storyzoo.datasets.codecs import Codec
 from storyzoo.datasets.standardise import Standardised
 from storyzoo.datasets.vocabulary import Reading
 
@@ -20,6 +21,10 @@ class Stream(Protocol):
     @property
     def n_examples(self) -> int:
         """How many there are."""
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of them all."""
 
     def blocks(self, size: int) -> Iterator[Mapping[str, np.ndarray | int]]:
         """Arrays by name, ``size`` examples at a time, the last maybe fewer."""
@@ -50,6 +55,8 @@ class Dataset:
     standardised: Standardised | None = None
     reading: Reading | None = None
     """How text became counts, by which new text is read in the same way."""
+    codec: Codec | None = None
+    """How text, images or graphs became tokens, by which new ones do in the same way."""
     stream: Stream | None = None
     """All examples, where the arrays hold but the first of them."""
     sha256: str = ""

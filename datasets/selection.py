@@ -18,6 +18,12 @@ SELECTING = ("columns", "drop", "labels", "standardize")
 READING = ("tokens", "lowercase", "stop_words", "min_df", "max_df", "max_words")
 """Options that say how text is read; a run's new text is read as its first was."""
 
+CODING = ("codec", "by", "symbols")
+"""Options that say how text becomes sequences of tokens instead of counts."""
+
+RASTER = ("codec", "levels")
+"""Options that say how a table of images becomes sequences of tokens."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -79,12 +85,15 @@ def check_options(name: str, options: Mapping[str, str], known: Iterable[str]) -
     known = list(known)
     for key in options:
         if key not in known:
-            raise SettingError(f"data {name!r} has no option {key!r}: {nearest(key, known)}")
+            hint = nearest(key, known) if known else "it takes none"
+            raise SettingError(f"data {name!r} has no option {key!r}: {hint}")
 
 
-def leave_reading(name: str, options: Mapping[str, str]) -> None:
-    """SettingError where an option would have new text read in another way than a run's."""
-    if given := [key for key in READING if key in options]:
+def leave_reading(
+    name: str, options: Mapping[str, str], reading: tuple[str, ...] = READING
+) -> None:
+    """SettingError where an option would have new data read in another way than a run's."""
+    if given := [key for key in reading if key in options]:
         raise SettingError(f"data {name!r}: text is read as the run's was: leave {given[0]}= out")
 
 

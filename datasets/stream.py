@@ -7,6 +7,7 @@ documents, and say nothing. Only a first block is kept, as an example of the dat
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ class CorpusStream:
     reading: Reading
     n_examples: int
     """Documents."""
+    sha256: str
+    """Of the file's content; of a folder, of its files' in their order."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Those of the file's form."""
 
@@ -51,7 +54,7 @@ def open_stream(
     drops_empty(path.name, options)
     own = {"format": form, **{key: options[key] for key in known if key in options}}
     fitted, n_documents = survey(path, reading, own)
-    stream = CorpusStream(path, fitted, n_documents, own)
+    stream = CorpusStream(path, fitted, n_documents, _content(path), own)
     first = next(iterate_blocks(path, fitted, text.BLOCK, options=own))
     if not first.length.any():
         raise DataError(
@@ -69,6 +72,16 @@ def open_stream(
         notes=notes,
         stream=stream,
     )
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of all documents, of which the first block alone would tell little."""
+    parts = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for part in parts:
+        with part.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def is_asked_for(name: str, options: Mapping[str, str]) -> bool:

@@ -31,13 +31,15 @@ from storyzoo.inference.engine import adam
 from storyzoo.inference.engine.adam import Moments
 from storyzoo.inference.engine.checkpoint import Checkpoint, restore_torch, torch_state
 from storyzoo.inference.engine.learning_curve import (
+    LearningInfo,
     Likelihoods,
     Point,
     fall,
+    fields_of,
     point_of,
     split_rows,
 )
-from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, PointInfo, require
+from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, require
 from storyzoo.inference.engine.own_gradient import (
     OwnGradient,
     packed,
@@ -70,31 +72,8 @@ NOISE = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastiveInfo(PointInfo):
+class ContrastiveInfo(LearningInfo):
     """The learning curve, and which of its points was kept; scores in nats per example."""
-
-    steps: int = 0
-    curve_steps: tuple[int, ...] = ()
-    """Steps after which the answer was scored; the other curves run beside it."""
-    training: tuple[float, ...] = ()
-    """Mean log likelihood of rows fitted."""
-    training_se: tuple[float, ...] = ()
-    """Its standard error, over the rows and of the normaliser."""
-    validation: tuple[float, ...] = ()
-    """Of rows kept apart; empty where none were."""
-    validation_se: tuple[float, ...] = ()
-    normaliser_se: tuple[float, ...] = ()
-    """Standard error of the log normaliser alone, which all rows share; zero where exact."""
-    exact: bool = True
-    """Whether the likelihood is exact; else it is an estimate."""
-    kept_step: int = 0
-    """Step whose answer was kept."""
-    over_fitting: float = 0.0
-    """Nats per example by which rows kept apart were told better at the best step than by what
-    was kept."""
-    over_fitting_se: float = 0.0
-    resumed_steps: int = 0
-    """Of the steps: how many came from a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -376,7 +355,6 @@ class _Climb:
         if len(best.rows) and len(kept.rows):
             both = math.hypot(best.normaliser_se, kept.normaliser_se) * (best.step != kept.step)
             over, error = fall(best.rows, kept.rows, both)
-        validated = bool(curve) and not math.isnan(curve[0].validation)
         return ContrastiveInfo(
             gradient_evaluations=round(state.step * self.slices.share),
             compile_seconds=self.seconds,
@@ -387,12 +365,7 @@ class _Climb:
             prior=self.prior.prior,
             converged=settled,
             steps=state.step,
-            curve_steps=tuple(p.step for p in curve),
-            training=tuple(p.training for p in curve),
-            training_se=tuple(p.training_se for p in curve),
-            validation=tuple(p.validation for p in curve) if validated else (),
-            validation_se=tuple(p.validation_se for p in curve) if validated else (),
-            normaliser_se=tuple(p.normaliser_se for p in curve),
+            **fields_of(curve),  # type: ignore[arg-type]
             exact=self.likelihoods.exact,
             kept_step=kept.step,
             over_fitting=over,

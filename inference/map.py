@@ -1,4 +1,4 @@
-"""Maximum a posteriori: the highest point of the posterior density, by L-BFGS from many starts.
+"""Maximum a posteriori: the highest point of the posterior density.
 
 ``theta* = argmax sum_n log p(x_n | theta) + log prior(theta)``
 
@@ -8,15 +8,21 @@ another point, and it would move with every choice of coordinates. A Dirichlet w
 concentration below one has no mode on the simplex and is taken in the softmax basis (MacKay
 1998). The answer is a point: it has no width, and where a posterior is skewed or a funnel it can
 lie far from where the mass is.
+
+The climb is by L-BFGS from many starts or, for the thousands of weights of a network over
+sequences, by Adam on windows of them, see :mod:`storyzoo.inference.engine.stochastic_ascent`: one
+start, stopped where rows kept apart are told best, so that the point is near a mode, not at it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.density import LogDensity
+from storyzoo.inference.engine.learning_curve import LearningInfo, fields_of, levelled_off
 from storyzoo.inference.engine.method import (
     Info,
     Kind,
@@ -29,9 +35,11 @@ from storyzoo.inference.engine.method import (
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.restarts import Modes, Search, compile_seconds
 from storyzoo.inference.engine.resume import Keeper, fingerprint
+from storyzoo.inference.engine.stochastic_ascent import Schedule, StochasticAscent
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import posterior_tree
+from storyzoo.inference.engine.window_gradient import refuses_windows
 from storyzoo.story import Story
 
 
@@ -42,13 +50,30 @@ class MAPInfo(PointInfo):
     resumed_evaluations: int = 0
     """Of the gradient evaluations: how many came from a checkpoint."""
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Info:  # type: ignore[override]
+        """That of either optimiser, told apart by the learning curve."""
+        kind: type[Info] = AscentInfo if "curve_steps" in values and cls is MAPInfo else cls
+        return super(MAPInfo, kind).from_dict(values) if kind is cls else kind.from_dict(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AscentInfo(LearningInfo):
+    """How Adam's climb went; scores in nats per step."""
+
 
 @dataclass(frozen=True)
 class MAP(Method):
     """The mode of the posterior, or of the likelihood, over the constrained parameters.
 
-    ``objective="likelihood"`` drops the priors of the global sites. ``tolerance``: nats that may
-    be left to gain.
+    ``objective="likelihood"`` drops the priors of the global sites. ``optimiser``: ``auto`` is
+    ``adam`` for stories that unroll sequences, else ``quasi-newton``. Of that are ``restarts``,
+    ``max_steps`` and ``tolerance``, the nats that may be left to gain. Adam makes ``epochs`` passes
+    over all steps, ``batch_size`` rows side by side in windows of ``truncate`` steps (None for
+    whole sequences); the ``learning_rate`` falls to zero, gradients are clipped to a length of
+    ``clip`` nats per step. ``validation`` is the share that is not fitted but scored, at ``curve``
+    points; unset it is the set's own, else a tenth; after ``patience`` points without a better one
+    the climb ends.
     """
 
     name: ClassVar[str] = "map"
@@ -59,12 +84,33 @@ class MAP(Method):
     objective: Literal["posterior", "likelihood"] = "posterior"
     max_steps: int = 2000
     tolerance: float = 1e-9
+    optimiser: Literal["auto", "quasi-newton", "adam"] = "auto"
+    learning_rate: float = 0.003
+    epochs: int = 30
+    batch_size: int = 32
+    truncate: int | None = 100
+    clip: float = 1.0
+    validation: float | None = None
+    patience: int | None = 5
+    curve: int = 20
     minutes: float | None = None
 
     def __post_init__(self) -> None:
         check_ascent("map", self.restarts, self.max_steps, self.tolerance, self.minutes)
-        known = ("posterior", "likelihood")
-        require(self.objective in known, "map", "objective", self.objective, " or ".join(known))
+        words: dict[str, tuple[str, ...]] = {
+            "objective": ("posterior", "likelihood"),
+            "optimiser": ("auto", "quasi-newton", "adam"),
+        }
+        for setting, known in words.items():
+            value = getattr(self, setting)
+            require(value in known, "map", setting, value, " or ".join(known))
+        for setting in ("epochs", "batch_size", "truncate", "patience", "curve"):
+            value = getattr(self, setting)
+            require(value is None or value >= 1, "map", setting, value, "at least 1")
+        for setting in ("learning_rate", "clip"):
+            require(getattr(self, setting) > 0, "map", setting, getattr(self, setting), "above 0")
+        share = self.validation is None or 0 <= self.validation < 1
+        require(share, "map", "validation", self.validation, "at least 0 and below 1")
 
     def refuses(self, story: Story, structure: Structure) -> str | None:
         """An ascent moves continuous sites."""
@@ -73,15 +119,21 @@ class MAP(Method):
             return reason
         if not structure.latents:
             return "it has no continuous latent site to move"
-        return None
+        return refuses_windows(story) if self.optimiser == "adam" else None
+
+    def _adaptive(self, story: Story) -> bool:
+        """Whether Adam climbs."""
+        return self.optimiser == "adam" or (self.optimiser == "auto" and story.has("unroll"))
 
     def run(
         self, target: Target, *, seed: int, progress: Progress, checkpoint: Checkpoint | None = None
     ) -> Outcome:
         """Climb from every start, side by side.
 
-        Raises NoModeError where the objective has no maximum.
+        Raises NoModeError where the objective has no maximum, SettingError where Adam runs away.
         """
+        if self._adaptive(target.story):
+            return self._run_adam(target, seed, progress, checkpoint)
         density = target.density(jacobian=False, prior=self.objective == "posterior")
         seconds = compile_seconds(density)
         keeper = Keeper(checkpoint, fingerprint(self, target, seed))
@@ -96,6 +148,43 @@ class MAP(Method):
             target.structure, {n: v.cpu().numpy()[None, None] for n, v in point.items()}, {}
         )
         return Outcome(tree, self._info(modes, density, seconds))
+
+    def _run_adam(
+        self, target: Target, seed: int, progress: Progress, checkpoint: Checkpoint | None
+    ) -> Outcome:
+        """Climb from one start by windows of the sequences, keep the best answer."""
+        keeper = Keeper(checkpoint, fingerprint(self, target, seed))
+        schedule = Schedule(
+            self.learning_rate, self.epochs, self.batch_size, self.truncate, self.clip,
+            self.validation, self.patience, self.curve,
+        )  # fmt: skip
+        climb = StochasticAscent(schedule, target, self.objective == "posterior", seed, keeper)
+        stopped = climb.run(Budget(self.minutes), progress)
+        state = climb.finished()
+        if stopped != "interrupted":
+            keeper.remove()
+        point = climb.density.views(state.best.q)
+        tree = posterior_tree(
+            target.structure, {n: v.cpu().numpy()[None, None] for n, v in point.items()}, {}
+        )
+        own = target.story.has("initial")
+        return Outcome(
+            tree,
+            AscentInfo(
+                gradient_evaluations=round(state.step * self.epochs / climb.most),
+                stopped=stopped,
+                start="the story's own start" if own else "a prior draw",
+                engine="windows of the sequences, eager",
+                notes=tuple(climb.notes()),
+                prior=self.objective == "posterior",
+                converged=stopped == "settled" or levelled_off(state.curve),
+                steps=state.step,
+                kept_step=state.best.step,
+                resumed_steps=climb.resumed,
+                per="step",
+                **fields_of(state.curve),  # type: ignore[arg-type]
+            ),
+        )
 
     def _remedy(self) -> str:
         if self.objective == "likelihood":

@@ -30,7 +30,15 @@ from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.density import LogDensity
 from storyzoo.inference.engine.improper import improper_along
 from storyzoo.inference.engine.kept import KeptChains
-from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, needs_density, require
+from storyzoo.inference.engine.method import (
+    Info,
+    Kind,
+    Method,
+    Outcome,
+    needs_density,
+    require,
+    too_many_weights,
+)
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.resume import fingerprint
 from storyzoo.inference.engine.rows import (
@@ -119,7 +127,7 @@ class NUTS(Method):
         endless = [name for name, site in structure.discrete.items() if _endless(site.support)]
         if endless:
             return f"'{endless[0]}' has infinitely many values and can't be summed out"
-        return None
+        return too_many_weights(story, structure)
 
     def run(
         self, target: Target, *, seed: int, progress: Progress, checkpoint: Checkpoint | None = None

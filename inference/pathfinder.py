@@ -37,7 +37,15 @@ from storyzoo.errors import RefusedError, StoryError
 from storyzoo.inference.engine.ascent import Array, Ascents, Flags, as_array
 from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.density import LogDensity
-from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, needs_density, require
+from storyzoo.inference.engine.method import (
+    Info,
+    Kind,
+    Method,
+    Outcome,
+    needs_density,
+    require,
+    too_many_weights,
+)
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.psis import PROPOSALS, pareto_weights
 from storyzoo.inference.engine.quasi_newton import Curvature, PathNormal, curvatures
@@ -126,7 +134,9 @@ class Pathfinder(Method):
         reason = needs_density(story)
         if reason is not None:
             return reason
-        return None if structure.latents else "it has no continuous latent site"
+        if not structure.latents:
+            return "it has no continuous latent site"
+        return too_many_weights(story, structure)
 
     def run(
         self, target: Target, *, seed: int, progress: Progress, checkpoint: Checkpoint | None = None

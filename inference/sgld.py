@@ -15,9 +15,18 @@ variance is Fisher's information times ``N (N / B - 1 + N / fantasies)`` per exa
 Korattikara and Welling 2012). It is fixed before the first draw. The story's own gradient, from
 chains of the model that go on from where they were, serves where the normaliser can't be computed.
 
+With ``cycles`` the step falls along half a cosine and rises again, that many times; in the first
+half of a cycle nothing is added, so that it finds another place, and draws are kept in the second
+(Zhang et al. 2020). With ``momentum`` m each move is ``v <- m v + e/2 W g + sqrt((1 - m) e) z`` and
+``q <- q + W v`` with W the widths: stochastic-gradient Hamiltonian Monte Carlo with friction 1 - m
+(Chen, Fox and Guestrin 2014); m = 0 is Langevin's. A network over sequences starts at the end of
+Adam's ascent, where the widths are told by how gradients of slices differ.
+
 Sources: Welling and Teh (2011), "Bayesian learning via stochastic gradient Langevin dynamics",
 ICML; Li, Chen, Carlson and Carin (2016), "Preconditioned stochastic gradient Langevin dynamics for
-deep neural networks", AAAI, on diagonals; Vollmer, Zygalakis and Teh (2016), JMLR 17, on its bias.
+deep neural networks", AAAI, on diagonals; Vollmer, Zygalakis and Teh (2016), JMLR 17, on its bias;
+Zhang, Li, Zhang, Chen and Wilson (2020), "Cyclical stochastic gradient MCMC for Bayesian deep
+learning", ICLR; Chen, Fox and Guestrin (2014), "Stochastic gradient Hamiltonian Monte Carlo", ICML.
 """
 
 from __future__ import annotations
@@ -53,6 +62,8 @@ from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import posterior_tree
 from storyzoo.inference.engine.vi_starts import Starts, find_starts
+from storyzoo.inference.engine.window_source import PieceSlices, WindowSource
+from storyzoo.inference.map import MAP
 from storyzoo.inference.nuts import NUTS
 from storyzoo.story import Fantasies, Story
 
@@ -94,7 +105,10 @@ class SGLD(Method):
     of slices of ``batch_size`` examples (None for all) asks for. With ``decay`` it falls as
     ``(1 + t / warmup)^-decay`` and draws are kept at equal shares of the way. ``gradient``:
     ``exact`` from the density, ``estimated`` by the story's own hook with ``fantasies`` chains
-    and ``sweeps`` Gibbs sweeps; ``auto`` takes the latter where there is one.
+    and ``sweeps`` Gibbs sweeps; ``auto`` takes the latter where there is one. ``cycles``: how often
+    the step falls and rises; ``momentum``: the share of each move that the next goes on with. Of
+    sequences a slice is whole ones, or parts of at most ``truncate`` steps, and the chains start
+    where Adam ends after ``epochs`` passes. ``megabytes`` bounds what all draws take.
     """
 
     name: ClassVar[str] = "sgld"
@@ -111,12 +125,25 @@ class SGLD(Method):
     gradient: Literal["auto", "exact", "estimated"] = "auto"
     fantasies: int = 256
     sweeps: int = 1
+    cycles: int | None = None
+    momentum: float = 0.0
+    truncate: int | None = None
+    epochs: int = 30
+    megabytes: float = 1000
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        for setting in ("chains", "draws", "thin", "warmup", "fantasies", "sweeps"):
+        whole = ("chains", "draws", "thin", "warmup", "fantasies", "sweeps", "cycles", "truncate")
+        for setting in (*whole, "epochs"):
             value = getattr(self, setting)
-            require(value >= 1, "sgld", setting, value, "at least 1")
+            require(value is None or value >= 1, "sgld", setting, value, "at least 1")
+        require(0 <= self.momentum < 1, "sgld", "momentum", self.momentum, "from 0 to below 1")
+        require(self.megabytes > 0, "sgld", "megabytes", self.megabytes, "above 0")
+        if self.cycles is not None:
+            even = self.draws % self.cycles == 0
+            require(even, "sgld", "draws", self.draws, f"a multiple of cycles={self.cycles}")
+            fixed = not self.decay
+            require(fixed, "sgld", "decay", self.decay, "0 with cycles, whose steps fall anyway")
         sized = self.batch_size is None or self.batch_size >= 1
         require(sized, "sgld", "batch_size", self.batch_size, "at least 1")
         small = self.step is None or 0 < self.step <= 1
@@ -131,6 +158,8 @@ class SGLD(Method):
         """Continuous sites, examples that can be sliced, and a gradient of either kind."""
         if self._estimates(story):
             return refuses_own_gradient(story, structure)
+        if story.has("unroll"):
+            return None
         reason = NUTS().refuses(story, structure)
         if reason is not None or self.batch_size is None:
             return reason
@@ -146,6 +175,26 @@ class SGLD(Method):
             return story.has(HOOK)
         return self.gradient == "estimated"
 
+    def _check_size(self, target: Target) -> None:
+        """Raise SettingError where the draws would take more than ``megabytes``."""
+        size = sum(math.prod(site.shape) for site in target.structure.latents.values())
+        width = getattr(torch, target.story.dtype).itemsize
+        taken = self.chains * self.draws * size * width / 1e6
+        if taken > self.megabytes:
+            raise SettingError(
+                f"sgld: {self.chains} chains of draws={self.draws} take {taken:,.0f} MB, more than "
+                f"megabytes={self.megabytes:g}: take fewer, or allow more"
+            )
+
+    def _source(self, target: Target, seed: int) -> Source:
+        """Where gradients come from."""
+        if self._estimates(target.story):
+            return _Own(target, self)
+        if not target.story.has("unroll"):
+            return _Sliced(target, self)
+        with target.context():
+            return _Windowed(target, self, seed)
+
     def run(
         self, target: Target, *, seed: int, progress: Progress, checkpoint: Checkpoint | None = None
     ) -> Outcome:
@@ -154,10 +203,9 @@ class SGLD(Method):
         Raises SettingError where ``minutes`` were spent before the first draw, or where the steps
         are so large that a chain runs away.
         """
+        self._check_size(target)
         keeper = Keeper(checkpoint, fingerprint(self, target, seed))
-        source: Source = (
-            _Own(target, self) if self._estimates(target.story) else _Sliced(target, self)
-        )
+        source = self._source(target, seed)
         with target.context():
             walk = _Walk(self, target, source, seed, keeper)
             stopped = walk.run(Budget(self.minutes), progress)
@@ -184,11 +232,23 @@ class Source(Protocol):
 
     density: LogDensity
     """Whose coordinates these are."""
-    slices: Slices
+
+    @property
+    def slices(self) -> Slices | PieceSlices:
+        """Of the examples, or of what they are cut into."""
+
     noise: float
     """Variance of the gradient over what Fisher's information of all examples gives."""
     seconds: float
     """What compiling took."""
+
+    @property
+    def engine(self) -> str:
+        """What evaluates them, in words."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of them."""
 
     def starts(self, count: int, stream: np.random.SeedSequence) -> Starts: ...
 
@@ -203,6 +263,14 @@ class _Sliced:
         self.seconds = compile_seconds(self.density, single=False)
         self.slices = Slices(target, self.density, sgld.batch_size)
         self.noise = 1 / self.slices.share - 1
+
+    @property
+    def engine(self) -> str:
+        return self.density.engine
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.density.notes
 
     def starts(self, count: int, stream: np.random.SeedSequence) -> Starts:
         """Points near modes, a width of each coordinate off, and those widths."""
@@ -227,6 +295,14 @@ class _Own:
         self._gradient = OwnGradient(target, prior)
         self.slices = Slices(target, prior, sgld.batch_size)
         self.noise = 1 / self.slices.share - 1 + target.n_examples / sgld.fantasies
+
+    @property
+    def engine(self) -> str:
+        return self.density.engine
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.density.notes
 
     def starts(self, count: int, stream: np.random.SeedSequence) -> Starts:
         """The story's own starts, else prior draws; the widths are those of the prior."""
@@ -255,6 +331,29 @@ class _Own:
         )
 
 
+class _Windowed(WindowSource):
+    """Slices of sequences, from the end of Adam's ascent."""
+
+    def __init__(self, target: Target, sgld: SGLD, seed: int) -> None:
+        self._settings, self._seed = sgld, seed
+        super().__init__(target, sgld.batch_size, sgld.truncate, self._ascend)
+
+    def _ascend(self, target: Target) -> np.ndarray:
+        """The best point (D,) of Adam's ascent."""
+        climb = MAP(epochs=self._settings.epochs)
+        outcome = climb.run(target, seed=self._seed, progress=Progress(quiet=True))
+        found = outcome.tree["posterior"].to_dataset()
+        point = {
+            name: torch.as_tensor(found[name].values).reshape(site.shape)
+            for name, site in target.structure.latents.items()
+        }
+        flat: np.ndarray = self.density.flatten(point).cpu().numpy()
+        return flat
+
+    def __call__(self, q: Tensor, batch: Batch, fantasies: tuple[Fantasies, ...]) -> Slope:
+        return Slope(*super().__call__(q, batch, fantasies))
+
+
 # -- the walk ----------------------------------------------------------------------------------
 
 
@@ -277,6 +376,8 @@ class State(NamedTuple):
     fantasies: tuple[Fantasies, ...]
     noise: np.ndarray
     """State of the generator of all other randomness."""
+    velocity: Tensor
+    """The last move, in widths (C, D)."""
     drawn: tuple[Tensor, ...] = ()
     """Positions (C, D) that were kept."""
 
@@ -304,10 +405,22 @@ class _Walk:
     def _schedule(self) -> np.ndarray:
         """The step (T,) of every move that follows the warm-up."""
         after = np.arange(self.sgld.draws * self.sgld.thin)
+        if self.sgld.cycles is not None:
+            length = len(after) // self.sgld.cycles
+            return self.first * 0.5 * (1 + np.cos(np.pi * (after % length) / length))
         return self.first * (1 + after / self.sgld.warmup) ** -self.sgld.decay
 
     def _kept(self) -> frozenset[int]:
-        """After which moves a draw is kept: at equal shares of the sum of all steps."""
+        """After which moves a draw is kept: at equal shares of the sum of all steps.
+
+        Of cycles those are the moves of the second half, evenly.
+        """
+        if self.sgld.cycles is not None:
+            length = len(self.steps) // self.sgld.cycles
+            each = self.sgld.draws // self.sgld.cycles
+            ends = length - np.linspace(0, length // 2, each, endpoint=False).round().astype(int)
+            first = length * np.arange(self.sgld.cycles)[:, None]
+            return frozenset((first + ends).ravel().tolist())
         way = np.cumsum(self.steps)
         marks = way[-1] * np.arange(1, self.sgld.draws + 1) / self.sgld.draws
         places = np.searchsorted(way, marks * (1 - 1e-12))
@@ -322,7 +435,7 @@ class _Walk:
             taken=0, q=q, slope=torch.zeros_like(q), spread=torch.zeros_like(q[0]),
             width=self.starts.unit, batch=self.source.slices.first(shuffle),
             order=torch_state(shuffle), fantasies=self._fantasies(generator),
-            noise=torch_state(generator),
+            noise=torch_state(generator), velocity=torch.zeros_like(q),
         )  # fmt: skip
 
     def _fantasies(self, generator: torch.Generator) -> tuple[Fantasies, ...]:
@@ -364,24 +477,35 @@ class _Walk:
         width = state.width
         if self.estimated and state.taken < self._before:
             width = self._width(spread)
-        q = state.q
+        q, velocity = state.q, state.velocity
         if state.taken >= PILOT:
             size = self._size(state.taken)
             noise = torch.randn(
                 q.shape, generator=generator, dtype=q.dtype, device=self.target.device
             )
-            q = q + 0.5 * size * width**2 * slope + math.sqrt(size) * width * noise
+            kept = self.sgld.momentum
+            added = math.sqrt((1 - kept) * size) * self._stirred(state.taken)
+            velocity = kept * velocity + 0.5 * size * width * slope + added * noise
+            q = q + width * velocity
             self._check(q, state.taken)
         taken = state.taken + 1
         return State(
             taken, q, slope, spread, width, batch, torch_state(shuffle), fantasies,
-            torch_state(generator),
+            torch_state(generator), velocity,
             (*state.drawn, q) if taken - self._before in self.kept else state.drawn,
         )  # fmt: skip
 
     def _size(self, taken: int) -> float:
         """The step of the move after so many gradients."""
         return float(self.steps[max(0, taken - self._before)])
+
+    def _stirred(self, taken: int) -> float:
+        """One where noise is added, zero in the first half of a cycle."""
+        place = taken - self._before
+        if self.sgld.cycles is None or place < 0:
+            return 1.0
+        length = len(self.steps) // self.sgld.cycles
+        return float(2 * (place % length) >= length)
 
     def _spread(self, state: State, slope: Tensor) -> Tensor:
         """The variance of the gradient's noise with one more difference told.
@@ -425,8 +549,8 @@ class _Walk:
             compile_seconds=self.source.seconds,
             stopped=stopped,
             start=self.starts.words,
-            engine=f"{kind}{whole}; {self.source.density.engine}",
-            notes=(*self.source.density.notes, *((short,) if made < sgld.draws else ())),
+            engine=f"{kind}{whole}; {self.source.engine}",
+            notes=(*self.source.notes, *((short,) if made < sgld.draws else ())),
             chains=sgld.chains,
             warmup=sgld.warmup,
             steps=state.taken - PILOT,
@@ -440,7 +564,10 @@ class _Walk:
 
     def _gradient_noise(self) -> float:
         """Welling and Teh's alpha at the first step, of the coordinate where it is greatest."""
-        alpha = 0.25 * self.first * self.state.width**2 * self.state.spread
+        friction = 1 - self.sgld.momentum
+        # The first half of a cycle adds nothing; in the second the step is at most half the first.
+        first = self.first if self.sgld.cycles is None else 0.5 * self.first
+        alpha = 0.25 * first / friction * self.state.width**2 * self.state.spread
         return float(alpha.max())
 
     # -- what is stored ------------------------------------------------------------------
@@ -458,7 +585,7 @@ class _Walk:
             "place": state.batch.place,
             "drawn": torch.stack(state.drawn).cpu().numpy() if state.drawn else np.zeros((0, 0, 0)),
         }
-        for name in ("q", "slope", "spread", "width"):
+        for name in ("q", "slope", "spread", "width", "velocity"):
             stored[name] = getattr(state, name).cpu().numpy()
         for chain, fantasies in enumerate(state.fantasies):
             stored |= {f"fantasy{chain}.{n}": value for n, value in packed(fantasies).items()}
@@ -478,7 +605,7 @@ class _Walk:
             fantasies.append(unpacked(empty, own, self.target.device))
         return State(
             taken=int(stored["taken"]),
-            **{name: on_device(name) for name in ("q", "slope", "spread", "width")},
+            **{name: on_device(name) for name in ("q", "slope", "spread", "width", "velocity")},
             batch=Batch(torch.as_tensor(stored["rows"], device="cpu"), int(stored["place"])),
             order=stored["order"],
             fantasies=tuple(fantasies),

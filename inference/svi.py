@@ -34,7 +34,16 @@ from storyzoo.inference.engine.adam import Moments
 from storyzoo.inference.engine.checkpoint import Checkpoint, restore_torch, torch_state
 from storyzoo.inference.engine.density import LogDensity
 from storyzoo.inference.engine.guides import Guide, LowRankGuide, MultivariateGuide, NormalGuide
-from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, needs_density, require
+from storyzoo.inference.engine.learning_curve import levelled_off
+from storyzoo.inference.engine.method import (
+    Info,
+    Kind,
+    Method,
+    Outcome,
+    needs_density,
+    require,
+    too_many_weights,
+)
 from storyzoo.inference.engine.natural import NaturalFit, Schedule
 from storyzoo.inference.engine.own_guide import OwnGuide
 from storyzoo.inference.engine.progress import Budget, Progress
@@ -42,11 +51,14 @@ from storyzoo.inference.engine.restarts import compile_seconds
 from storyzoo.inference.engine.resume import Keeper, fingerprint
 from storyzoo.inference.engine.slices import Batch, Slices, refuses_slices
 from storyzoo.inference.engine.stepping import Shown, Stepping
+from storyzoo.inference.engine.stochastic_ascent import Schedule as Ascending
+from storyzoo.inference.engine.stochastic_ascent import StochasticAscent
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import posterior_tree
 from storyzoo.inference.engine.vi_starts import Starts, find_starts
-from storyzoo.story import Story
+from storyzoo.inference.engine.weight_guide import UNIT, WeightGuide, fitted
+from storyzoo.story import Story, Unrolled
 
 MOST_DIMS = 1000
 """Dims above which a full covariance has too many parameters to fit."""
@@ -57,7 +69,10 @@ NOISE = 2.0
 TRIAL_DRAWS = 200
 """Fresh draws by which the ends of the starts are compared."""
 LONGEST_PATH = 500
-ONE_START = "natural gradients made one start: other optima were not looked for, try other seeds"
+MOST_WEIGHT_DRAWS = 50
+"""Draws of a whole network that are made: each costs a pass wherever it is scored."""
+NO_K_HAT = "no k-hat: every draw's density takes a pass over all sequences"
+ONE_PATH = "natural gradients went on from one start: where others lead is not known, try seeds"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +106,10 @@ class SVI(Method):
     ``multivariate``. The ``learning_rate`` is in units of each coordinate's width at the start;
     ``window`` is how many steps the ELBO is averaged over. ``batch_size``: examples per step, None
     for all; ``natural`` takes 256, of which step t goes ``(t + delay) ** -forgetting`` of the way,
-    or the whole way with all of them. It makes one start, and its draws take at most ``megabytes``.
+    or the whole way with all of them. Of its ``starts`` it goes on from the best alone, and its
+    draws take at most ``megabytes``. A network over sequences gets a ``normal`` guide by ``epochs``
+    passes over windows of ``truncate`` steps (None for whole sequences), a draw of the weights for
+    each of ``particles`` groups of the rows.
     """
 
     name: ClassVar[str] = "svi"
@@ -109,15 +127,17 @@ class SVI(Method):
     draws: int = 4000
     delay: float = 10.0
     forgetting: float = 0.7
+    epochs: int = 30
+    truncate: int | None = None
     megabytes: float = 200
     minutes: float | None = None
 
     def __post_init__(self) -> None:
         known = ("auto", "normal", "multivariate", "lowrank", "story", "natural")
         require(self.guide in known, "svi", "guide", self.guide, " or ".join(known))
-        for setting in ("rank", "max_steps", "particles", "starts", "draws"):
+        for setting in ("rank", "max_steps", "particles", "starts", "draws", "epochs", "truncate"):
             value = getattr(self, setting)
-            require(value >= 1, "svi", setting, value, "at least 1")
+            require(value is None or value >= 1, "svi", setting, value, "at least 1")
         sized = self.batch_size is None or self.batch_size >= 1
         require(sized, "svi", "batch_size", self.batch_size, "at least 1")
         require(self.window >= 2, "svi", "window", self.window, "at least 2")
@@ -136,14 +156,13 @@ class SVI(Method):
             return reason
         if not structure.latents:
             return "it has no continuous latent site"
+        if self._windowed(story, structure):
+            return None
         if self.guide == "auto":
             return self._chosen(story).refuses(story, structure)
         if self.guide == "natural":
-            return (
-                None
-                if story.has("mean_field")
-                else ("it has no conjugate family; use guide=normal, multivariate or lowrank")
-            )
+            none = "it has no conjugate family; use guide=normal, multivariate or lowrank"
+            return None if story.has("mean_field") else story.lacks("mean_field") or none
         if self.guide == "story" and not story.has("guide"):
             return "it has no guide of its own; use guide=normal, multivariate or lowrank"
         size = sum(math.prod(site.shape) for site in structure.latents.values())
@@ -154,6 +173,11 @@ class SVI(Method):
     def streams(self, story: Story) -> bool:
         """Natural gradients need each example once."""
         return self._chosen(story).guide == "natural"
+
+    def _windowed(self, story: Story, structure: Structure) -> bool:
+        """Whether a mean field is fitted to windows of sequences."""
+        large = too_many_weights(story, structure) is not None
+        return self.guide in ("auto", "normal") and story.has("unroll") and large
 
     def _chosen(self, story: Story) -> SVI:
         """The same with a guide in place of ``auto``."""
@@ -179,6 +203,8 @@ class SVI(Method):
         self, target: Target, *, seed: int, progress: Progress, checkpoint: Checkpoint | None = None
     ) -> Outcome:
         """Fit the guide from every start, keep the best, draw from it."""
+        if self._windowed(target.story, target.structure):
+            return self._run_windows(target, seed, progress, checkpoint)
         chosen = self._chosen(target.story)
         if chosen.guide == "natural":
             return chosen._run_natural(target, seed, progress, checkpoint)
@@ -195,6 +221,47 @@ class SVI(Method):
             keeper.remove()
         return outcome
 
+    def _run_windows(
+        self, target: Target, seed: int, progress: Progress, checkpoint: Checkpoint | None
+    ) -> Outcome:
+        """Fit a mean field over a network's weights from one start, draw from it."""
+        keeper = Keeper(checkpoint, fingerprint(self, target, seed))
+        steps = Ascending(
+            UNIT * self.learning_rate, self.epochs, self.batch_size or 32, self.truncate,
+            clip=10.0, validation=0.0, patience=None, curve=10,
+        )  # fmt: skip
+        guides: list[WeightGuide] = []
+
+        def climbed(over: Target, unrolled: Unrolled) -> WeightGuide:
+            guides.append(WeightGuide(over, unrolled, self.particles))
+            return guides[0]
+
+        climb = StochasticAscent(steps, target, True, seed, keeper, climbed)
+        stopped = climb.run(Budget(self.minutes), progress)
+        state = climb.finished()
+        if stopped != "interrupted":
+            keeper.remove()
+        size = 4e-6 * guides[0].dim
+        count = max(1, min(self.draws, MOST_WEIGHT_DRAWS, int(self.megabytes / size)))
+        with target.context():
+            found = fitted(guides[0], climb.windows, state.average, count, seed)
+        kept = f"{count} of {self.draws} draws were made: each is a network" * (count < self.draws)
+        info = SVIInfo(
+            gradient_evaluations=round(self.particles * state.step * self.epochs / climb.most),
+            stopped=stopped,
+            start="the story's own start, narrow",
+            engine="windows of the sequences, eager",
+            notes=(*climb.notes(), *filter(None, [kept]), NO_K_HAT),
+            elbo=(found.elbo,),
+            elbo_se=found.se,
+            settled=levelled_off(state.curve),
+            guide="normal",
+            weighed=False,
+            steps=state.step,
+            resumed_evaluations=climb.resumed,
+        )
+        return Outcome(posterior_tree(target.structure, found.draws, {}), info)
+
     def _run_natural(
         self, target: Target, seed: int, progress: Progress, checkpoint: Checkpoint | None
     ) -> Outcome:
@@ -202,8 +269,8 @@ class SVI(Method):
         mark = "" if checkpoint is None else fingerprint(self, target, seed)
         keeper = Keeper(checkpoint, mark)
         schedule = Schedule(
-            self.batch_size, self.delay, self.forgetting, self.max_steps, self.window,
-            self.draws, self.megabytes,
+            self.batch_size, self.delay, self.forgetting, self.max_steps, self.starts,
+            self.window, self.draws, self.megabytes,
         )  # fmt: skip
         with target.context():
             fit = NaturalFit(schedule, target, seed, keeper)
@@ -215,9 +282,9 @@ class SVI(Method):
         info = SVIInfo(
             gradient_evaluations=fit.passes,
             stopped=stopped,
-            start="random parameters of the shared sites",
+            start=f"the best of {self.starts} of the story's own starts",
             engine="the story's conjugate family",
-            notes=(ONE_START, *found.notes),
+            notes=(ONE_PATH, *found.notes),
             elbo=(*path, found.elbo),
             elbo_se=found.se,
             settled=fit.settled,

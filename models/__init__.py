@@ -78,6 +78,24 @@ STORIES: dict[str, StoryEntry] = {
         "bars-and-stripes",
         ("map", "contrastive", "laplace", "pathfinder", "svi", "nuts", "chees", "sgld"),
     ),
+    "sequence": StoryEntry(
+        "storyzoo.models.sequence:Sequence",
+        "each symbol is foretold from all before it by a recurrent network",
+        "graph-atlas",
+        ("map", "svi", "sgld"),
+    ),
+    "piano-roll": StoryEntry(
+        "storyzoo.models.piano_roll:PianoRoll",
+        "which keys are down is foretold from all before by a recurrent network",
+        "jsb-chorales",
+        ("map", "svi", "sgld"),
+    ),
+    "ngram": StoryEntry(
+        "storyzoo.models.ngram:NGram",
+        "each symbol is foretold from the few just before it, by a table",
+        "graph-atlas",
+        ("map", "laplace", "pathfinder", "svi", "nuts", "chees", "sgld", "gibbs"),
+    ),
     "lda": StoryEntry(
         "storyzoo.models.lda:LatentDirichletAllocation",
         "each document mixes a few topics, and each word is drawn from one of them",

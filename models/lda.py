@@ -62,13 +62,22 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from storyzoo.errors import DataError, RefusedError, SettingError
+from storyzoo.errors import DataError, SettingError
 from storyzoo.models.distributions.row_categorical import RowCategorical
 from storyzoo.models.kernels import conjugate, cvb0, lda, lda_gibbs, topic_measures
 from storyzoo.models.kernels.gmm import one_thread
+from storyzoo.models.kernels.lda_guide import AmortisedTopics
 from storyzoo.models.kernels.lda_mean_field import MeanFieldTopics
 from storyzoo.models.kernels.left_to_right import left_to_right
 from storyzoo.story import Completion, Data, Expectation, Latents, LeftToRight, Story
+
+_UNKNOWN_CONCENTRATIONS = {
+    "maximise": "learn_alpha=true has no mode, as mixtures and their concentrations grow sharper "
+    "together without end: integrate mixtures out (em with collapsed=true), or draw (gibbs)",
+    "mean_field": "learn_alpha=true has no conjugate family for the concentrations: use "
+    "guide=story, integrate mixtures out (em with collapsed=true), or draw (gibbs)",
+}
+"""Hooks that do not apply where concentrations are unknown, and why."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,12 @@ class LatentDirichletAllocation(Story):
     ragged = {"entry": "length"}
     exchangeable = {"topic": ("topic",)}
     label_values = {"z": "topic"}
+    several_modes = (
+        "Chains found different topics, as they do on most corpora, and longer runs hardly mend "
+        "it: read the topics that chains share (the report holds them against each other), judge "
+        "by held-out documents (`zoo compare`, `--holdout 0.2`), or ask for fewer "
+        "(`--set n_topics=…`)"
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.n_topics, int) or self.n_topics < 2:
@@ -161,15 +176,7 @@ class LatentDirichletAllocation(Story):
     def maximise(
         self, expected: Mapping[str, Tensor], data: Data, prior: bool
     ) -> dict[str, Tensor]:
-        """Topics and mixtures in the shares of their expected words and their concentrations.
-
-        Raises RefusedError where the concentrations are unknown.
-        """
-        if self.learn_alpha:
-            raise RefusedError(
-                "lda: learn_alpha=true has no mode, as mixtures and their concentrations grow "
-                "sharper together without end: integrate mixtures out (collapsed=true), or draw"
-            )
+        """Topics and mixtures in the shares of their expected words and their concentrations."""
         return self._maximised(expected["topics"], expected["mixture"], prior)
 
     def _maximised(self, by_word: Tensor, by_document: Tensor, prior: bool) -> dict[str, Tensor]:
@@ -187,16 +194,16 @@ class LatentDirichletAllocation(Story):
     # -- variational inference -----------------------------------------------------------------
 
     def mean_field(self, data: Data) -> MeanFieldTopics:
-        """Dirichlets throughout: see :mod:`storyzoo.models.kernels.lda_mean_field`.
-
-        Raises RefusedError where the concentrations are unknown.
-        """
-        if self.learn_alpha:
-            raise RefusedError(
-                "lda: learn_alpha=true has no conjugate family for the concentrations: integrate "
-                "mixtures out (em with collapsed=true), or draw (gibbs)"
-            )
+        """Dirichlets throughout: see :mod:`storyzoo.models.kernels.lda_mean_field`."""
         return MeanFieldTopics(self._concentration(), float(self.eta), int(data["n_words"]))
+
+    def guide(self, data: Data) -> AmortisedTopics:
+        """One network for all documents: see :mod:`storyzoo.models.kernels.lda_guide`."""
+        seed = int(torch.randint(2**31 - 1, (), device="cpu"))  # the caller has seeded torch
+        alpha = self._concentration()
+        with one_thread():
+            first = cvb0.first_topics(data, alpha, float(self.eta), np.random.default_rng(seed))
+        return AmortisedTopics(first.to(alpha), alpha, self.learn_alpha)
 
     # -- Gibbs sampling ------------------------------------------------------------------------
 
@@ -300,6 +307,10 @@ class LatentDirichletAllocation(Story):
         entry, count = torch.unique(document * n_words + drawn["w"], return_counts=True)
         length = torch.bincount(entry // n_words, minlength=len(data["length"]))
         return {"length": length, "word": entry % n_words, "count": count}
+
+    def lacks(self, hook: str) -> str | None:
+        """What unknown concentrations can't have."""
+        return _UNKNOWN_CONCENTRATIONS.get(hook) if self.learn_alpha else None
 
     # -- the data ------------------------------------------------------------------------------
 

@@ -176,9 +176,10 @@ def _alike(values: Array, swapped: Array) -> bool:
     return bool(np.allclose(values, swapped, rtol=0, atol=1e-9 * size, equal_nan=True))
 
 
-def element_name(array: xr.DataArray, index: tuple[int, ...]) -> str:
-    """``theta[Choate]``: an element by the coordinates of its dims (chain and draw aside)."""
-    return _named(array, _labels(array), index)
+def example_name(array: xr.DataArray, index: tuple[int, ...]) -> str:
+    """``school Choate``: an example by the coordinates of the dims of an array over them."""
+    places = zip(array.dims, _labels(array), index, strict=True)
+    return ", ".join(f"{dim} {labels[place]}" for dim, labels, place in places)
 
 
 def _labels(array: xr.DataArray) -> list[list[str]]:

@@ -521,7 +521,7 @@ def ran_of(fit: Fitted) -> list[tuple[str, str]]:
     rows = [
         ("data", fit.data_name),
         ("SHA-256", str(data.get("sha256", ""))[:16]),
-        ("rows", grouped(fit.structure.n_examples)),
+        ("rows", grouped(data.get("rows", fit.structure.n_examples))),
         ("rows held out", grouped(data["heldout_rows"]) if data.get("heldout_rows") else ""),
         ("values missing", grouped(missing) if missing else "none"),
         ("seed", str(fit.seed)),

@@ -37,10 +37,17 @@ HELD_OUT = "exact; ± over examples"
 QUANTITIES: dict[str, Quantity] = {
     "log_likelihood_nats": Quantity("Log likelihood", "nats", EXACT, 2),
     "log_likelihood_nats_per_example": Quantity("Log likelihood", "nats per example", EXACT, 4),
+    "log_likelihood_nats_per_step": Quantity("Log likelihood", "nats per step", EXACT, 4),
+    "bits_per_step": Quantity("Bits per step", "bits", EXACT, 4),
     "log_evidence_nats": Quantity("Log evidence", "nats", "approximation", 2),
     "bits_per_dim": Quantity("Bits per dim", "bits", EXACT, 4),
     "bits_per_character": Quantity("Bits per character", "bits", EXACT, 4),
-    "perplexity": Quantity("Perplexity", "words", EXACT, 1),
+    "text_bytes": Quantity("Text", "bytes", EXACT, 0),
+    "coded_bytes": Quantity("Text coded by the story, by its bits", "bytes", EXACT, 0),
+    "gzip_bytes": Quantity("Text by gzip -9", "bytes", EXACT, 0),
+    "xz_bytes": Quantity("Text by xz -9e", "bytes", EXACT, 0),
+    "zstd_bytes": Quantity("Text by zstd -19", "bytes", EXACT, 0),
+    "perplexity": Quantity("Perplexity", "equally likely choices", EXACT, 2),
     "left_to_right_nats_per_word": Quantity("Left to right", "nats per word", ESTIMATE, 4),
     "left_to_right_nats_per_example": Quantity("Left to right", "nats per example", ESTIMATE, 2),
     "npmi": Quantity("Coherence (NPMI)", "−1 to 1", EXACT, 3),
@@ -122,7 +129,7 @@ def quantity(name: str) -> Quantity:
     """What is known of a score; of an unknown one, what its name says."""
     if name in QUANTITIES:
         return QUANTITIES[name]
-    for ending in ("_nats_per_example", "_nats_per_word", "_nats"):
+    for ending in ("_nats_per_example", "_nats_per_word", "_nats_per_step", "_nats"):
         unit = ending[1:].replace("_", " ")
         if name.endswith(ending):
             return Quantity(_words(name.removesuffix(ending)), unit, "")

@@ -38,11 +38,17 @@ def checks_of_learning(posterior: xr.Dataset, info: Info) -> Iterator[Check]:
         yield not_over_fitted(info)
 
 
+def unit_of(info: Info) -> str:
+    """What the scores of a learning curve are by."""
+    by = str(getattr(info, "per", "example"))
+    return "row" if by == "example" else by
+
+
 def curve_settled(info: Info) -> Check:
     """The last quarter of the steps brought next to nothing, and nothing was lost."""
     training = finals(info, "training")
     done = bool(getattr(info, "converged", False))
-    last = f"{grouped(training[-1], 2)} nats per row"
+    last = f"{grouped(training[-1], 2)} nats per {unit_of(info)}"
     way = "falling" if training[-1] < training.max() else "rising"
     why, advice = {
         "minutes": ("its time was up", "Give it more time: `--with minutes=…`"),
@@ -63,7 +69,8 @@ def not_over_fitted(info: Info) -> Check:
     """Rows kept apart are told as well by what was kept as by any other point of the curve."""
     lost, error = (float(getattr(info, name, 0.0)) for name in ("over_fitting", "over_fitting_se"))
     worse = lost > BEYOND_NOISE * error
-    best = f"{grouped(finals(info, 'validation').max(), 2)} nats per row kept apart"
+    told = grouped(finals(info, "validation").max(), 2)
+    best = f"{told} nats per {unit_of(info)} kept apart"
     return check(
         "over_fitting",
         not worse,

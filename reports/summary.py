@@ -143,6 +143,33 @@ def _likelihoods(found: Predictive, error: float | None) -> dict[str, float]:
         if found.lower is not None and found.upper is not None:
             ends = [factor * float(end.mean()) for end in (found.lower, found.upper)]
             metrics[f"{name}_lower"], metrics[f"{name}_upper"] = min(ends), max(ends)
+    return metrics | _by_observation(found)
+
+
+def _by_observation(found: Predictive) -> dict[str, float]:
+    """Sequences by their steps: nats and bits of each, and the perplexity.
+
+    ``r = sum_n nats_n / sum_n size_n`` over all steps, END among them where sequences tell it;
+    ``se^2 = N / (N - 1) sum_n (nats_n - r size_n)^2 / (sum_n size_n)^2``, with the Monte Carlo
+    error beside it. Bits are ``-r / log 2``, perplexity is ``exp(-r)``.
+    """
+    if found.sizes is None or not found.observation or not found.sizes.sum():
+        return {}
+    n, steps = found.nats.size, float(found.sizes.sum())
+    rate = float(found.nats.sum()) / steps
+    metrics = {
+        f"log_likelihood_nats_per_{found.observation}": rate,
+        f"bits_per_{found.observation}": -rate / math.log(2),
+        "perplexity": math.exp(min(700.0, -rate)),
+    }
+    if n > 1:
+        spread = np.square(found.nats - rate * found.sizes).sum() * n / (n - 1)
+        error = math.hypot(math.sqrt(spread), n * found.mean_se) / steps
+        factors = (1.0, 1 / math.log(2), metrics["perplexity"])
+        metrics |= {
+            f"{name}_se": factor * error
+            for name, factor in zip(list(metrics), factors, strict=True)
+        }
     return metrics
 
 

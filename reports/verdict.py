@@ -19,7 +19,7 @@ from storyzoo.reports.check import Check, check, order_of_cause
 from storyzoo.reports.diagnostics import (
     Diagnostics,
     diagnose,
-    element_name,
+    example_name,
     superchains_of,
 )
 from storyzoo.reports.draw_checks import checks_of_draws
@@ -60,6 +60,10 @@ RECORDED = {
     "reached_max_treedepth": "tree depth",
 }
 """Statistics that a sampler may record, and the check that needs each."""
+
+
+MIXING = ("r_hat", "nested_r_hat", "ess_bulk", "ess_tail", "mcse")
+"""Checks that longer runs would mend, were there one mode."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def judge(
         verdict=word,
         headline=headline(word, checks, info),
         checks=checks,
-        do_next=do_next(checks, info, kind),
+        do_next=do_next(checks, info, kind, story),
         notes=tuple(notes),
         loo=loo,
     )
@@ -144,9 +148,12 @@ def decide(checks: Sequence[Check], kind: str) -> str:
     return DO_NOT_TRUST
 
 
-def do_next(checks: Sequence[Check], info: Info, kind: str) -> tuple[str, ...]:
+def do_next(checks: Sequence[Check], info: Info, kind: str, story: Story) -> tuple[str, ...]:
     """Advice of the failed checks in order of cause, then what was left untested."""
-    steps = [c.advice for c in checks if not c.passed and c.advice]
+    failed = [c for c in checks if not c.passed and c.advice]
+    if story.several_modes and any(c.name == "multimodality" for c in failed):
+        failed = [c for c in failed if c.name not in MIXING]
+    steps = [c.advice for c in failed]
     if kind == "draws":
         if info.stopped == "interrupted":
             steps.append(RESUME)
@@ -233,7 +240,7 @@ def leave_one_out(loo: Loo) -> Check:
         where, worst = "too few draws", float("nan")
     else:
         index = np.unravel_index(int(known.argmax()), known.shape)
-        place = element_name(loo.k_hats, tuple(int(i) for i in index))
+        place = example_name(loo.k_hats, tuple(int(i) for i in index))
         worst = float(known[index])
         where = f"worst {worst:.2f} at {place}"
         where = f"{above} of {seen} examples; {where}" if above else where

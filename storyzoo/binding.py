@@ -53,6 +53,14 @@ class Bound:
         return self.dataset.test_rows if self.dataset else None
 
 
+COUNTS = ("word", "count")
+"""Arrays of bags of words,"""
+TOKENS = ("token", "n_tokens")
+"""of sequences of tokens,"""
+ROLLS = ("key",)
+"""and of piano rolls; each story takes but one of these kinds."""
+
+
 def bind(
     story: Story,
     data: Dataset | pd.DataFrame | Mapping[str, Any],
@@ -71,6 +79,8 @@ def bind(
     if isinstance(data, pd.DataFrame):
         data = Dataset("frame", _numeric(data))
     name = data.name if isinstance(data, Dataset) else "data"
+    if isinstance(data, Dataset):
+        _check_kind(story, data)
     if isinstance(data, Dataset) and data.table is not None:
         own = data.target if _single(story) else None
         found = _from_table(story, name, data.table, target or own)
@@ -88,6 +98,31 @@ def bind(
     digest = fingerprint({key: np.asarray(value) for key, value in arrays.items()})
     dataset = data if isinstance(data, Dataset) else None
     return Bound(arrays, coords, name, digest, found.columns, dataset, found.notes, found.target)
+
+
+def _check_kind(story: Story, data: Dataset) -> None:
+    """DataError where data of one kind meet a story of another: says how they become of its."""
+    wanted, given = story.arguments(), data.arrays
+    takes = {kind: set(kind) <= set(wanted) for kind in (COUNTS, TOKENS, ROLLS)}
+    if takes[TOKENS] and data.table is not None:
+        remedy = "of images add :codec=raster to the name of the data, of text give the text"
+        raise DataError(f"{data.name}: {story.name} tells sequences of tokens, not rows: {remedy}")
+    if takes[TOKENS] and set(COUNTS) <= set(given):
+        raise DataError(
+            f"{data.name}: {story.name} tells sequences of tokens, not counts of words: add "
+            "codec=characters to the options of the data"
+        )
+    if takes[COUNTS] and set(TOKENS) <= set(given):
+        raise DataError(
+            f"{data.name}: {story.name} tells counts of words, not sequences of tokens: leave "
+            "codec= out of the options of the data"
+        )
+    for kind, what in ((TOKENS, "sequences of tokens"), (ROLLS, "piano rolls")):
+        if set(kind) <= set(given) and not takes[kind]:
+            raise DataError(
+                f"{data.name}: it holds {what}, and {story.name} takes {_listed(wanted)}: choose "
+                "another story"
+            )
 
 
 @dataclass

@@ -186,6 +186,20 @@ def _simulate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", metavar="DIR", help="a run folder")
     command.add_argument("-n", type=int, default=100, metavar="N", help="how many rows")
     command.add_argument("--seed", type=int, default=0, metavar="N")
+    sequences = command.add_argument_group("sequences alone")
+    sequences.add_argument("--prefix", metavar="TEXT", help="what each begins with")
+    sequences.add_argument("--most", type=int, metavar="N", help="steps after which one is cut")
+    sequences.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="below 1: nearer to the likeliest",
+    )
+    sequences.add_argument("--top-k", type=int, metavar="K", help="only the K likeliest symbols")
+    sequences.add_argument(
+        "--nucleus", type=float, metavar="P", help="only the fewest symbols that hold P"
+    )
     _csv_option(command)
 
 
@@ -200,6 +214,21 @@ def _impute_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--draws", type=int, default=100, metavar="N", help="to average over")
     command.add_argument("--seed", type=int, default=0, metavar="N")
     command.add_argument("--sd", action="store_true", help="a column of sds beside each column")
+
+
+def _compress_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", metavar="DIR", help="a run folder, of text or images")
+    command.add_argument("file", metavar="FILE", help="what to compress")
+    command.add_argument("--out", metavar="FILE", help="default: FILE.zoo")
+    command.add_argument(
+        "--draws", type=int, default=8, metavar="N", help="of the posterior, foretelling together"
+    )
+
+
+def _decompress_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", metavar="DIR", help="the run folder that compressed it")
+    command.add_argument("file", metavar="FILE", help="what zoo compress wrote")
+    command.add_argument("--out", metavar="FILE", help="default: FILE without .zoo")
 
 
 def _csv_option(command: argparse.ArgumentParser) -> None:
@@ -288,6 +317,18 @@ COMMANDS: dict[str, Row] = {
         "zoo latent runs/gmm-iris-em-0 --data new.csv",
         _score_options,
         _command("storyzoo.commands", "latent"),
+    ),
+    "compress": (
+        "compress a file without loss, by what a fit foretells",
+        "zoo compress runs/book new.txt",
+        _compress_options,
+        _command("storyzoo.commands", "compress"),
+    ),
+    "decompress": (
+        "give back the file that was compressed by the same fit",
+        "zoo decompress runs/book new.txt.zoo",
+        _decompress_options,
+        _command("storyzoo.commands", "decompress"),
     ),
     "new": (
         "write a story of your own and its test into the current folder",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storyzoo.datasets import load
-from storyzoo.errors import RunFolderError, SettingError, nearest
+from storyzoo.errors import DataError, RunFolderError, SettingError, nearest
 from storyzoo.inference import find_method, load_method
 from storyzoo.models import find_story, load_story
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from storyzoo.story import Story
 
 NOT_TRUSTED, INTERRUPTED = 3, 130
+COMPRESSED = ".zoo"
+"""How the name of a compressed file ends."""
 UNTRUSTED = ("do not trust", "too short")
 """Verdicts that end a strict command with an exit code of its own."""
 
@@ -146,14 +148,38 @@ def _page_of_several(fits: list[Fit]) -> str:
 def simulate(options: argparse.Namespace) -> int:
     """``zoo simulate``: new rows as CSV; how well chains mix that draw them is said on stderr."""
     from storyzoo.fit import as_frame
+    from storyzoo.inference.engine.continuation import Sampling
 
     answer = _load_fit(Path(options.folder))
-    frame = as_frame(answer.simulate(options.n, seed=options.seed), answer)
+    sampling = Sampling(
+        temperature=options.temperature,
+        top_k=options.top_k,
+        nucleus=options.nucleus,
+        prefix=() if options.prefix is None else _symbols(options.prefix, answer),
+        most=options.most,
+    )
+    if not sampling.plain:
+        sys.stderr.write("zoo: sharpened sequences are no draws of the story\n")
+    frame = as_frame(answer.simulate(options.n, options.seed, sampling), answer)
     chains = answer.mixing(options.seed)
     if chains is not None:
         sys.stderr.write(f"zoo: {chains}\n")
     _write_csv(frame, options.out)
     return 0
+
+
+def _symbols(text: str, answer: Fit) -> tuple[int, ...]:
+    """A prefix as symbols: text by the codec of the fit, else numbers with commas between."""
+    from storyzoo.datasets.codecs import TextCodec
+
+    if isinstance(answer.codec, TextCodec):
+        return tuple(answer.codec.encode(text))
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise SettingError(
+            f"--prefix {text!r}: write numbers of symbols with commas between, as 3,1,2"
+        ) from None
 
 
 def score(options: argparse.Namespace) -> int:
@@ -198,6 +224,55 @@ def latent(options: argparse.Namespace) -> int:
     return 0
 
 
+def compress(options: argparse.Namespace) -> int:
+    """``zoo compress``: a file by a fit, without loss."""
+    if options.draws < 1:
+        raise SettingError(f"--draws {options.draws}: at least 1")
+    source = _file(options.file)
+    out = _new_file(options.out, f"{options.file}{COMPRESSED}")
+    from storyzoo.compress import Compressor
+    from storyzoo.inference.engine.checkpoint import write_atomically
+
+    content = source.read_bytes()
+    found = Compressor(_load_fit(Path(options.folder)), options.draws).compress(
+        source.name, content
+    )
+    write_atomically(out, found)
+    bits = 8 * len(found) / len(content)
+    print_line(f"{out}: {len(content):,} bytes to {len(found):,} ({bits:.3f} bits per byte)")
+    return 0
+
+
+def decompress(options: argparse.Namespace) -> int:
+    """``zoo decompress``: the file that :func:`compress` was given."""
+    source = _file(options.file)
+    if options.out is None and source.suffix != COMPRESSED:
+        raise SettingError(f"{source.name} does not end in {COMPRESSED}: name a file with --out")
+    out = _new_file(options.out, str(source.with_suffix("")))
+    from storyzoo.compress import Compressor, read
+    from storyzoo.inference.engine.checkpoint import write_atomically
+
+    content = source.read_bytes()
+    read(source.name, content)  # a damaged file should not wait for the fit
+    found = Compressor(_load_fit(Path(options.folder))).decompress(source.name, content)
+    write_atomically(out, found)
+    print_line(f"{out}: {len(found):,} bytes")
+    return 0
+
+
+def _file(name: str) -> Path:
+    if not Path(name).is_file():
+        raise DataError(f"no file {name!r}: name one that is there")
+    return Path(name)
+
+
+def _new_file(given: str | None, default: str) -> Path:
+    """Where to write; a file of the default name is not overwritten."""
+    if given is None and Path(default).exists():
+        raise SettingError(f"{default} is there already: remove it, or name another with --out")
+    return Path(given or default)
+
+
 def cache(options: argparse.Namespace) -> int:
     """``zoo cache``: what is kept for later; ``--clear`` removes what can be compiled again."""
     import shlex
@@ -230,8 +305,8 @@ def _load(spec: str) -> Dataset:
 
 
 def _new_data(spec: str | None, answer: Fit) -> Dataset | None:
-    """Data for a fit; text is read as the fit's was, and no column of the fit is left out."""
-    return None if spec is None else _told(answer.with_fitted_columns(load(spec, answer.reading)))
+    """Data for a fit, read as the fit's were; no column of the fit is left out."""
+    return None if spec is None else _told(answer.with_fitted_columns(load(spec, answer.way)))
 
 
 def _told(dataset: Dataset) -> Dataset:

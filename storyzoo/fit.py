@@ -14,12 +14,16 @@ import pandas as pd
 from xarray import DataTree
 
 from storyzoo.binding import Bound, bind
+from storyzoo.datasets.codecs import Codec, TextCodec
+from storyzoo.datasets.codecs import from_record as codec_of
 from storyzoo.datasets.dataset import Dataset
 from storyzoo.datasets.standardise import Standardised
 from storyzoo.datasets.vocabulary import Reading
 from storyzoo.errors import DataError, RefusedError, RunFolderError
 from storyzoo.folder import RunFolder
 from storyzoo.inference import load_method
+from storyzoo.inference.engine.continuation import AS_TOLD, Sampling
+from storyzoo.inference.engine.gaps import fill, has_gaps
 from storyzoo.inference.engine.groups import each_draw, thinned
 from storyzoo.inference.engine.heldout import (
     Completed,
@@ -105,6 +109,17 @@ class Fit:
         return None if record is None else Reading.from_record(record)
 
     @property
+    def codec(self) -> Codec | None:
+        """How text, images or graphs became tokens: ``load(file, fit.codec)`` does the same."""
+        record = self.description.get("codec")
+        return None if record is None else codec_of(record)
+
+    @property
+    def way(self) -> Reading | Codec | None:
+        """How the data were read, where there is more than one way: ``load(file, fit.way)``."""
+        return self.reading or self.codec
+
+    @property
     def structure(self) -> Structure:
         """The story's sites as the data shape them."""
         return self.target.structure
@@ -116,26 +131,30 @@ class Fit:
 
     # -- what a density is for -----------------------------------------------------------
 
-    def simulate(self, n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    def simulate(
+        self, n: int, seed: int = 0, sampling: Sampling = AS_TOLD
+    ) -> dict[str, np.ndarray]:
         """``n`` new examples by argument of the model, each from some draw of the parameters.
 
-        A story without independent examples gives ``n`` whole data sets along a first axis.
-        Raises RefusedError with the reason where it can't be simulated.
+        ``sampling`` is for sequences: a prefix to go on from, a temperature. A story without
+        independent examples gives ``n`` whole data sets along a first axis. Raises RefusedError
+        with the reason where it can't be simulated.
         """
         if n < 1:
             raise DataError(f"n={n}: ask for at least one example")
         rng = np.random.default_rng(seed)
         simulator = Simulator(self.target)
-        examples = self.story.examples is not None and not simulator.reads_past
+        whole = simulator.reads_past and not self.story.ragged
+        examples = self.story.examples is not None and not whole
         draws = self.latents(min(n, MOST_DRAWS))
         size = len(next(iter(draws.values())))
         sizes = [len(part) for part in np.array_split(np.arange(n), size)]
         pieces: list[dict[str, Any]] = []
         for count, latents in zip(sizes, each_draw(draws), strict=True):
             if examples:
-                pieces.append(simulator.data(latents, rng, count))
+                pieces.append(simulator.data(latents, rng, count, sampling))
             else:
-                pieces.extend(simulator.data(latents, rng) for _ in range(count))
+                pieces.extend(simulator.data(latents, rng, None, sampling) for _ in range(count))
         join = np.concatenate if examples else np.stack
         return {
             name: self.units.values(name, join([np.asarray(piece[name]) for piece in pieces]))
@@ -164,7 +183,13 @@ class Fit:
         return found.moved(self.units.log_volume(observed))
 
     def impute(self, data: Any = None, draws: int = 100, seed: int = 0) -> Imputed:
-        """The data with every missing value filled by its posterior predictive mean and sd."""
+        """The data with every missing value filled by its posterior predictive mean and sd.
+
+        A gap in a sequence of symbols gets the one drawn most often, and for the sd the share of
+        draws that were another.
+        """
+        if has_gaps(self.story):
+            return self._fill_gaps(data, draws, seed)
         if self.story.ragged:
             raise RefusedError(f"{self.story.name} counts what there is: nothing can be missing")
         target = self._target_of(data)
@@ -183,6 +208,22 @@ class Fit:
             missing = np.asarray(target.data[name].isnan().cpu())
             mean[name] = np.where(missing, values.mean(0), values[0])
             sd[name] = np.where(missing, values.std(0), 0.0)
+        return Imputed(mean, sd)
+
+    def _fill_gaps(self, data: Any, draws: int, seed: int) -> Imputed:
+        target, rng = self._target_of(data), np.random.default_rng(seed)
+        parameters = self.latents(draws)
+        repeats = max(1, draws // len(next(iter(parameters.values()))))
+        filled = [
+            fill(target, latents, rng) for latents in each_draw(parameters) for _ in range(repeats)
+        ]
+        mean, sd = {}, {}
+        for name in target.structure.outcomes:
+            drawn = np.stack([np.asarray(one[name].cpu()) for one in filled])
+            mean[name] = drawn[0]
+            if name not in self.story.ragged.values():
+                mean[name] = np.array([np.bincount(column).argmax() for column in drawn.T])
+            sd[name] = (drawn != mean[name]).mean(0)
         return Imputed(mean, sd)
 
     def latent(self, data: Any = None) -> pd.DataFrame:
@@ -311,6 +352,12 @@ class Fit:
                     )
 
     def _check_vocabulary(self, bound: Bound) -> None:
+        coded = bound.dataset.codec if bound.dataset else None
+        if self.codec is not None and coded is not None and coded != self.codec:
+            raise DataError(
+                f"{bound.name}: was not made tokens by the codec of the fit: use load(file, "
+                "fit.codec)"
+            )
         given = bound.dataset.reading if bound.dataset else None
         if self.reading is None or given is None:
             return
@@ -501,8 +548,12 @@ def as_frame(values: Mapping[str, np.ndarray], fit: Fit) -> pd.DataFrame:
     """Arrays by argument as one table: a column per argument, or per feature of it.
 
     What is ragged has a row per entry, with the number of its example, counted from 1; an argument
-    called like a dim (``word``) is shown by that dim's names.
+    called like a dim (``word``) is shown by that dim's names. Tokens of text are text again, a row
+    for every sequence.
     """
+    if isinstance(fit.codec, TextCodec) and "token" in values:
+        pieces = np.split(values["token"], np.cumsum(values["length"])[:-1])
+        return pd.DataFrame({"text": [fit.codec.decode(piece.tolist()) for piece in pieces]})
     if fit.story.ragged:
         return _entries(values, fit)
     columns: dict[str, np.ndarray] = {}
@@ -527,4 +578,7 @@ def _entries(values: Mapping[str, np.ndarray], fit: Fit) -> pd.DataFrame:
     for name, value in values.items():
         if fit.story.data_dims.get(name) == (dim,):
             columns[name] = fit.coords[name][value] if name in fit.coords else value
+        elif fit.story.data_dims.get(name, ())[:1] == (dim,):
+            labels = fit.coords[fit.story.data_dims[name][1]]
+            columns |= {str(k): column for k, column in zip(labels, value.T, strict=True)}
     return pd.DataFrame(columns)

@@ -47,6 +47,7 @@ from storyzoo.reports.compare import choose_best, compare_table, summary_of, to_
 from storyzoo.reports.page import compare_page
 from storyzoo.reports.verdict import judge
 from storyzoo.story import Story
+from storyzoo.text_scores import text_scores
 from storyzoo.units import Units
 
 SPLIT_SEED = 0
@@ -111,13 +112,14 @@ def prepare(
     bound = bind(story, dataset, target)
     units = units_of(story, bound)
     whole = make_target(story, bound.arrays, device=device, coords=bound.coords)
-    whole = replace(whole, stream=_stream(bound, holdout))
+    own = bound.dataset.validation_rows if bound.dataset else None
+    whole = replace(whole, stream=_stream(bound, holdout), validation_rows=own)
     train_rows, test_rows = _split(whole, bound, holdout)
     train = whole if test_rows is None else whole.rows(train_rows)
     story = story.scaled_to(train.data)
-    train = replace(train, story=story)
+    train = train.told_by(story)
     story.check(train.data)
-    test = None if test_rows is None else replace(whole.rows(test_rows), story=story)
+    test = None if test_rows is None else whole.rows(test_rows).told_by(story)
     labels = None if bound.labels is None else list(bound.labels.iloc[train_rows])
     return Task(story, bound, replace(units, story=story), train, test, labels)
 
@@ -167,8 +169,12 @@ def refuse(method: Method, task: Task) -> None:
 
 def describe(task: Task, method: Method, seed: int, holdout: float | None) -> dict[str, Any]:
     """All that goes into a run, as ``fit.json`` keeps it."""
-    reading = task.bound.dataset.reading if task.bound.dataset else None
-    text = {} if reading is None else {"reading": reading.as_record()}
+    dataset = task.bound.dataset
+    read: dict[str, Any] = {}
+    if dataset is not None and dataset.reading is not None:
+        read = {"reading": dataset.reading.as_record()}
+    if dataset is not None and dataset.codec is not None:
+        read = {"codec": dataset.codec.as_record()}
     stream = task.train.stream
     return {
         "format": FORMAT,
@@ -187,7 +193,7 @@ def describe(task: Task, method: Method, seed: int, holdout: float | None) -> di
         "seed": seed,
         "device": task.train.device,
         "versions": versions(),
-        **text,  # last, for its vocabulary is long
+        **read,  # last, for its vocabulary is long
     }
 
 
@@ -266,7 +272,9 @@ def _fitted(
         notes=(*task.bound.notes, *task.story.remarks(task.train.data), *notes, *said),
     )
     answer.summary = summary_of(answer)
-    answer.summary["metrics"] |= scores
+    codec = None if task.bound.dataset is None else task.bound.dataset.codec
+    told = text_scores(codec, task.test, heldout)
+    answer.summary["metrics"] |= scores | {f"heldout_{name}": v for name, v in told.items()}
     return answer
 
 

@@ -102,6 +102,36 @@ class GibbsChain(Protocol):
         """Go on from a state."""
 
 
+class Unrolled(Protocol):
+    """The steps of sequences end to end, each foretold from those before it in its sequence."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """(E, …): what stands before each step."""
+
+    @property
+    def targets(self) -> Tensor:
+        """(E, …): the step itself."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """(N,): steps of each sequence, so that ``E = sum_n lengths_n``."""
+
+    def nats(
+        self,
+        latents: Latents,
+        inputs: Tensor,
+        targets: Tensor,
+        state: tuple[Tensor, ...],
+        generator: Generator | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Log probabilities (B, W) of a window (B, W, …) of rows side by side.
+
+        ``state`` is what came out for the window before, parts of shape (…, B, …) along their
+        second dim; empty at the rows' first window. A generator drops units out, for training.
+        """
+
+
 class LikelihoodEstimate(NamedTuple):
     """Log likelihoods whose normaliser is known only by sampling, nats."""
 
@@ -161,8 +191,8 @@ class MeanField(Protocol):
     prior: Mapping[str, Tensor]
     """Parameters of the shared sites' priors."""
 
-    def start(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Random parameters of the shared sites."""
+    def start(self, data: Data, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Parameters of the shared sites, at random, as these examples alone would have them."""
 
     def local_step(self, parameters: Latents, data: Data, warm: Latents | None = None) -> LocalStep:
         """The best q of the latents of some examples given the shared sites' parameters.
@@ -197,6 +227,10 @@ class Story:
     - ``exchangeable``: group -> the dims that one relabelling permutes together.
     - ``label_values``: discrete site -> the group whose labels are its values.
     - ``sweeps_source``: C that :meth:`sweeps` calls, as the text of one translation unit.
+    - ``several_modes``: what to do where chains settle apart, if they do so for most data: then
+      neither longer runs nor a search for the highest mode help.
+    - ``last_layer``: sites of which the network's answer is a linear function.
+    - ``gap_symbol``: the value of a discrete observation that stands for a missing one.
     - ``identified``: sites (deterministic ones too) on which R-hat is judged where parameters
       have symmetries that no relabelling mends.
     - ``units``: site -> how it follows the units of the data under ``y -> (y - shift) / scale``:
@@ -216,7 +250,10 @@ class Story:
     exchangeable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     label_values: ClassVar[Mapping[str, str]] = {}
     sweeps_source: ClassVar[str] = ""
+    several_modes: ClassVar[str] = ""
     identified: ClassVar[tuple[str, ...]] = ()
+    last_layer: ClassVar[tuple[str, ...]] = ()
+    gap_symbol: ClassVar[int | None] = None
 
     @property
     def event_dims(self) -> Mapping[str, tuple[str, ...]]:
@@ -326,8 +363,18 @@ class Story:
     def step(self, latents: Latents, state: Any) -> tuple[Distribution, Any] | None:
         """Distribution of the next observation of a sequence, and the state after it.
 
-        The first ``state`` is None; later ones are ``(state, observation)``.
+        The first ``state`` is None; later ones are ``(state, observation)``. Where sequences are
+        ``ragged`` the observations may be those of (B,) sequences side by side; in the tensors of
+        the state these lie along the last dim but one, in vectors along the only one.
         """
+        return None
+
+    def unroll(self, data: Data) -> Unrolled | None:
+        """Every step of every sequence, for ascents that see windows of some steps at a time."""
+        return None
+
+    def ends(self, data: Data) -> int | None:
+        """The value of :meth:`step` that ends a sequence; None where lengths are given."""
         return None
 
     def sweeps(self, data: Data, rng: np.random.Generator, code: CDLL | None) -> GibbsChain | None:
@@ -417,11 +464,16 @@ class Story:
         """How far runs that started apart found the same, by name; each run is a point."""
         return {}
 
+    def lacks(self, hook: str) -> str | None:
+        """Why a hook that the class defines does not apply under these fields; else None."""
+        return None
+
     # -- what follows ----------------------------------------------------------------------
 
     def has(self, hook: str) -> bool:
-        """Whether this story defines the optional hook of that name itself."""
-        return getattr(type(self), hook) is not getattr(Story, hook)
+        """Whether this story defines the optional hook of that name itself, and it applies."""
+        defined = getattr(type(self), hook) is not getattr(Story, hook)
+        return defined and self.lacks(hook) is None
 
     def arguments(self) -> tuple[str, ...]:
         """Names of what the model takes, in order."""

@@ -58,6 +58,8 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     Path("flowers.csv").write_text("\n".join(["width,height", *lines]) + "\n")
     Path("new.csv").write_text("width,height\n0.1,0.2\n40,-40\n")
     Path("holes.csv").write_text("width,height\n0.1,\n,5.2\n")
+    Path("book.txt").write_text("the cat sat on the mat\n" * 10)
+    Path("new.txt").write_text("that hat\n")
     told = commands()
     assert len(told) >= 10
     for line in told:

@@ -8,6 +8,7 @@ Source: Kingma and Ba 2015, "Adam: a method for stochastic optimization", ICLR.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -50,3 +51,18 @@ def direction(moments: Moments) -> Tensor:
     """The same in units of the gradient's size, coordinate by coordinate."""
     filled = 1 - SQUARES ** moments.taken.clamp(min=1)
     return average(moments) / ((moments.square / filled).sqrt() + SMALL)
+
+
+def moved(q: Tensor, moments: Moments, slope: Tensor, rate: float) -> tuple[Tensor, Moments]:
+    """``q`` after a step along the direction, and the averages after ``slope``.
+
+    The same as :func:`told` and :func:`direction` where all parameters have taken as many steps,
+    ``taken`` being one number, in few passes over them.
+    """
+    taken = moments.taken + 1
+    mean = torch.lerp(moments.mean, slope, 1 - MOMENTUM)
+    square = moments.square.mul(SQUARES).addcmul_(slope, slope, value=1 - SQUARES)
+    steps = float(taken)
+    size = square.sqrt().div_(math.sqrt(1 - SQUARES**steps)).add_(SMALL)
+    after = q.addcdiv(mean, size, value=rate / (1 - MOMENTUM**steps))
+    return after, Moments(mean, square, taken)

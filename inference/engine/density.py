@@ -326,6 +326,8 @@ class LogDensity:
 
     def _traced(self, name: str) -> Callable[..., Any]:
         function = self._plain(name)
+        if self.story.has("unroll"):  # a graph would hold every step of every sequence
+            return function
         try:
             return trace_function(function, self._spread(generator_of(0), (0.1, 0.5, 1.0)))
         except UntraceableError:

@@ -28,6 +28,9 @@ from storyzoo.story import Story
 WHOLE = "whole"
 """Dim of size one along which a story without independent examples has its log likelihood."""
 PREDICTIVE_DRAWS = 200
+MOST_STEPS = 200_000
+"""Steps of the longest sequence, times draws, that are walked for likelihoods of what was fitted:
+some minutes for a network of 500 units."""
 MOST_ELEMENTS = 8_000_000
 """Elements of a group above which it is left out: 64 MB of float64."""
 
@@ -71,6 +74,9 @@ def complete(tree: DataTree, target: Target, seed: int) -> tuple[DataTree, list[
         datasets |= _log_prior(target, draws) | estimated_likelihoods(target, draws, seed, notes)
     elif absent:
         notes.append(f"no pointwise log likelihood: draws of '{absent[0]}' are not kept")
+    elif size * _longest_walk(target) > MOST_STEPS:
+        notes.append("no pointwise log likelihood: its sequences are too long to be walked again")
+        datasets |= _log_prior(target, draws)
     elif size * target.n_examples <= MOST_ELEMENTS:
         datasets |= likelihoods(target, draws, notes)
     else:
@@ -79,6 +85,13 @@ def complete(tree: DataTree, target: Target, seed: int) -> tuple[DataTree, list[
     added = build_tree(target.structure, predictions, dims=_outcome_dims(target))
     datasets |= {name: child.to_dataset() for name, child in added.children.items()}
     return _joined(tree, datasets | data_groups(target)), notes
+
+
+def _longest_walk(target: Target) -> int:
+    """Steps that only one after the other can be taken, where the story walks sequences."""
+    if not target.story.has("unroll"):
+        return 0
+    return max((int(target.data[name].max()) for name in target.story.ragged.values()), default=0)
 
 
 def _outcome_dims(target: Target) -> dict[str, tuple[str, ...]]:
@@ -209,8 +222,10 @@ def _predictions(
     reason = simulator.refuses_prior()
     if reason is None:
         rng = np.random.default_rng([seed, 2])
-        drawn = [simulator.prior(rng) for _ in range(count)]
-        if not ragged:
+        if ragged:
+            drawn = [simulator.prior_latents(rng) for _ in range(count)]
+        else:
+            drawn = [simulator.prior(rng) for _ in range(count)]
             groups["prior_predictive"] = _observed(target, drawn)
         groups["prior"] = by_dims(
             target.structure,

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from pyro import poutine
 from scipy.special import logsumexp, softmax
+from torch import Tensor
 from torch.distributions import Distribution
 from xarray import DataArray, DataTree
 
@@ -78,6 +79,8 @@ class Predictive(NamedTuple):
 
     sizes: Array | None = None
     """(N,): observations that each example is made of, where the story names them."""
+    observation: str = ""
+    """What an observation is, where each is told from those before it: ``step``."""
 
 
 class Completed(NamedTuple):
@@ -187,7 +190,17 @@ def _log_predictive(target: Target, draws: Mapping[str, np.ndarray], seed: int) 
         runs, count = _given(target, shared, size), size
     sizes = target.story.sizes(target.data)
     found = _averaged(runs, count, target.n_examples)
-    return found if sizes is None else found._replace(sizes=np.asarray(sizes.cpu(), dtype=float))
+    return found if sizes is None else _sized(found, target, sizes)
+
+
+def _sized(found: Predictive, target: Target, sizes: Tensor) -> Predictive:
+    """With the observations of each example; draws are averaged over whole examples.
+
+    ``log mean_s prod_t p(x_t | past, theta_s)`` is that of a mixture over the draws: the weight of
+    a draw changes along a sequence by how well it told the steps before.
+    """
+    by = target.story.observation if target.story.has("step") else ""
+    return found._replace(sizes=np.asarray(sizes.cpu(), dtype=float), observation=by)
 
 
 def fitted_scores(tree: DataTree, target: Target) -> Predictive | None:
@@ -198,6 +211,8 @@ def fitted_scores(tree: DataTree, target: Target) -> Predictive | None:
     rows = _rows(array)
     if BOUNDS not in tree.children:
         found = _averaged(iter([rows]), *rows.shape)
+        sizes = target.story.sizes(target.data)
+        found = found if sizes is None else _sized(found, target, sizes)
     else:
         bounds = tree[BOUNDS].to_dataset()
         error, effective = (

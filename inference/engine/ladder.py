@@ -103,7 +103,12 @@ class Ladder:
 
     def _climb_to_torchscript(self, expected: Sequence[Pair | None]) -> None:
         assert self.graph is not None
-        scripted = script(self.graph, self.points[0])
+        try:
+            scripted = script(self.graph, self.points[0])
+        except RuntimeError as error:  # an operation of the graph that its interpreter hasn't
+            self.graph = None
+            self._stay_eager(f"no TorchScript: {' '.join(str(error).split())[:120]}")
+            return
 
         def run(q: Tensor) -> Pair:
             with torch.no_grad():

@@ -8,6 +8,8 @@ standard error over the rows: two points of one curve, on the same rows, differ 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from storyzoo.inference.engine.method import PointInfo
 from storyzoo.inference.engine.target import Target
 
 Array = npt.NDArray[np.float64]
@@ -25,6 +28,10 @@ ENOUGH_ROWS = 500
 """Rows from which some are kept apart, unless told otherwise."""
 KEPT_APART = 0.1
 """The share of them."""
+
+
+LITTLE = 0.02
+"""Share of all that a score rose which is next to nothing."""
 
 
 class Split(NamedTuple):
@@ -65,6 +72,36 @@ def split_rows(rows: int, share: float | None, rng: np.random.Generator) -> Spli
     return Split(np.sort(order[count:]), np.sort(order[:count]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class LearningInfo(PointInfo):
+    """The learning curve, and which of its points was kept; scores in nats per example."""
+
+    steps: int = 0
+    curve_steps: tuple[int, ...] = ()
+    """Steps after which the answer was scored; the other curves run beside it."""
+    training: tuple[float, ...] = ()
+    """Mean log likelihood of rows fitted."""
+    training_se: tuple[float, ...] = ()
+    """Its standard error, over the rows and of the normaliser."""
+    validation: tuple[float, ...] = ()
+    """Of rows kept apart; empty where none were."""
+    validation_se: tuple[float, ...] = ()
+    normaliser_se: tuple[float, ...] = ()
+    """Standard error of the log normaliser alone, which all rows share; zero where exact."""
+    exact: bool = True
+    """Whether the likelihood is exact; else it is an estimate."""
+    kept_step: int = 0
+    """Step whose answer was kept."""
+    over_fitting: float = 0.0
+    """Nats per example by which rows kept apart were told better at the best step than by what
+    was kept."""
+    over_fitting_se: float = 0.0
+    resumed_steps: int = 0
+    """Of the steps: how many came from a checkpoint."""
+    per: str = "example"
+    """What scores are by: ``example``, or ``step`` of sequences."""
+
+
 class Likelihoods:
     """Log likelihoods of rows of two kinds at any point, exact or estimated.
 
@@ -102,6 +139,32 @@ class Likelihoods:
 def _some(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     places = np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS)).round().astype(np.int64)
     return rows[places]
+
+
+def fields_of(curve: Sequence[Point]) -> dict[str, tuple[float, ...]]:
+    """A curve as the fields of :class:`LearningInfo`."""
+    validated = bool(curve) and not math.isnan(curve[0].validation)
+    return {
+        "curve_steps": tuple(p.step for p in curve),
+        "training": tuple(p.training for p in curve),
+        "training_se": tuple(p.training_se for p in curve),
+        "validation": tuple(p.validation for p in curve) if validated else (),
+        "validation_se": tuple(p.validation_se for p in curve) if validated else (),
+        "normaliser_se": tuple(p.normaliser_se for p in curve),
+    }
+
+
+def levelled_off(curve: Sequence[Point]) -> bool:
+    """Whether the last quarter of the way brought next to nothing to what the answer is chosen by.
+
+    That is the score of what was kept apart, else of what was fitted; next to nothing is a
+    fiftieth of all that it rose. Where it fell an earlier answer is the one that was kept.
+    """
+    height = [p.training if math.isnan(p.validation) else p.validation for p in curve]
+    before = [h for h, p in zip(height, curve, strict=True) if p.step <= 0.75 * curve[-1].step]
+    if len(before) < 2:
+        return False
+    return max(height) - max(before) <= LITTLE * (max(height) - height[0])
 
 
 def point_of(step: int, scores: Scores) -> Point:

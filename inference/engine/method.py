@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
@@ -114,6 +115,18 @@ def needs_density(story: Story) -> str | None:
     known = story.has("stochastic_gradient")
     use = "use contrastive or sgld" if known else "write its `stochastic_gradient`"
     return f"its likelihood can't be computed: {reason}; {use}"
+
+
+MOST_WEIGHTS = 2000
+"""Weights of a network over sequences above which every gradient over all data costs too much."""
+
+
+def too_many_weights(story: Story, structure: Structure) -> str | None:
+    """Why a network is too large for methods that look at all data at once; None if it isn't."""
+    size = sum(math.prod(site.shape) for site in structure.latents.values())
+    if not story.has("unroll") or size <= MOST_WEIGHTS:
+        return None
+    return f"its network has {size} weights, too many to see all data at every step; use map"
 
 
 def require(good: bool, method: str, setting: str, value: object, wanted: str) -> None:

@@ -19,6 +19,9 @@ The ELBO, ``N / B`` times the examples' part less ``KL(q || prior)`` of the shar
 averaged over a pass of the examples, or over a window of steps where that is shorter; the run has
 settled when two windows in a row rise by less than 5e-4 of it, or than their noise.
 
+Where a run ends up depends on where it begins: of several starts, which the story makes from some
+of the examples, the one with the highest ELBO goes on.
+
 Sources: Hoffman, Blei, Wang and Paisley (2013), "Stochastic variational inference", JMLR 14;
 Hoffman, Blei and Bach (2010), "Online learning for latent Dirichlet allocation", NIPS 23.
 """
@@ -42,7 +45,7 @@ from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.resume import Keeper
 from storyzoo.inference.engine.stepping import Shown, Stepping
 from storyzoo.inference.engine.target import Target
-from storyzoo.story import LocalStep
+from storyzoo.story import Data, LocalStep
 
 RISE, PATIENCE = 5e-4, 2
 """Share of the ELBO that counts as a rise, and windows without one before the run has settled."""
@@ -51,7 +54,7 @@ NOISE = 2.0
 BATCH = 256
 """Examples per step where no number is asked for."""
 BLOCK = 10_000
-"""Examples whose latents are told of at once in the end."""
+"""Examples that the starts look at, and whose latents are told of at once in the end."""
 FEWEST_DRAWS = 10
 """Where fewer draws with the latents of single examples fit, those are left out."""
 MOST_DIMS = 1000
@@ -67,6 +70,7 @@ class Schedule:
     forgetting: float
     """Kappa."""
     max_steps: int
+    starts: int
     window: int
     """Most steps that the ELBO is averaged over."""
     draws: int
@@ -142,8 +146,26 @@ class NaturalFit:
         self.resumed = self.state.seen
 
     def _begin(self) -> State:
-        parameters = self.family.start(np.random.default_rng([self.seed, 0]))
-        return State(parameters, {}, 0, 0, 0, 0, 0, (), (), ())
+        """At the start with the highest ELBO, as some of the examples in memory tell it."""
+        seeds = [np.random.default_rng([self.seed, 0, i]) for i in range(self.schedule.starts)]
+        rows = np.sort(seeds[0].permutation(self.target.n_examples)[:BLOCK])
+        some = slice_examples(self.target.story, self.target.data, torch.from_numpy(rows))
+        scale = self.n_examples / len(rows)
+        found = [self._scaled(self.family.start(some, rng), scale) for rng in seeds]
+        heights = [self._height(parameters, some, scale) for parameters in found]
+        return State(found[int(np.argmax(heights))], {}, 0, 0, 0, 0, 0, (), (), ())
+
+    def _scaled(self, parameters: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+        """Parameters of some examples, as all would have them."""
+        prior = self.family.prior
+        return {n: prior[n] + scale * (value - prior[n]) for n, value in parameters.items()}
+
+    def _height(self, parameters: Mapping[str, Tensor], some: Data, scale: float) -> float:
+        """The ELBO."""
+        if self.schedule.starts == 1:
+            return 0.0
+        told = float(self.family.local_step(parameters, some).elbo)
+        return scale * told - self._divergence(parameters)
 
     # -- the examples --------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ def fingerprint(
     """All that a run's answer depends on, as one short text; ``apart`` names settings left out."""
     settings = {name: value for name, value in asdict(method).items() if name not in apart}
     content = hashlib.sha256(f"{target.story!r} {target.device} {settings} {seed}".encode())
+    if target.stream is not None:  # of which the data hold but the first examples
+        content.update(target.stream.sha256.encode())
     for name, value in sorted(target.data.items()):
         array = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
         content.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())

@@ -16,6 +16,7 @@ from pyro import poutine
 from torch import Tensor
 
 from storyzoo.errors import RefusedError
+from storyzoo.inference.engine.continuation import AS_TOLD, Sampling, longest, walk
 from storyzoo.inference.engine.factors import ValueMessenger, slice_examples
 from storyzoo.inference.engine.missing import is_part
 from storyzoo.inference.engine.structure import Structure
@@ -52,7 +53,11 @@ class Simulator:
         return self.refuses()
 
     def data(
-        self, latents: Latents, rng: np.random.Generator, n: int | None = None
+        self,
+        latents: Latents,
+        rng: np.random.Generator,
+        n: int | None = None,
+        sampling: Sampling = AS_TOLD,
     ) -> dict[str, Any]:
         """One data set by argument of the model: ``n`` examples, or as many as the data hold.
 
@@ -60,20 +65,28 @@ class Simulator:
         rows of the data at hand, drawn with replacement. A story that names no examples is one
         whole, which gets a new length only by its ``step``. Raises RefusedError with the reason.
         """
-        sites, given = self.sites(latents, rng, n)
+        sites, given = self.sites(latents, rng, n, sampling)
         return {name: sites.get(name, value) for name, value in given.items()}
 
     def sites(
-        self, latents: Latents, rng: np.random.Generator, n: int | None = None
+        self,
+        latents: Latents,
+        rng: np.random.Generator,
+        n: int | None = None,
+        sampling: Sampling = AS_TOLD,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Every simulated value by site, the outcomes by argument too; and the data given."""
         reason = self.refuses()
         if reason is None and n is not None and not self._resizes:
             reason = "it names no independent examples, so its data have just the size at hand"
+        if reason is None and sampling != AS_TOLD and not (self.reads_past and self.story.ragged):
+            reason = "temperature, top_k, nucleus, prefix and most are for sequences of symbols"
         if reason is not None:
             raise RefusedError(f"{self.story.name} can't be simulated: {reason}")
         with self.target.context():
             torch.manual_seed(int(rng.integers(2**31)))
+            if self.reads_past and self.story.ragged:
+                return self._sequences(latents, rng, n, sampling), dict(self.target.data)
             given = self._placeholders(n, rng)
             if self.reads_past:
                 return {self.structure.outcomes[0]: self._walk(latents, n)}, given
@@ -87,11 +100,24 @@ class Simulator:
             raise RefusedError(f"{self.story.name} has no prior draws: {reason}")
         with self.target.context():
             torch.manual_seed(int(rng.integers(2**31)))
+            if self.reads_past and self.story.ragged:
+                latents = self.prior_latents(rng)
+                return latents | self._sequences(latents, rng, None, AS_TOLD)
             values = self._run({}, self._placeholders(None, rng))
             if not self.reads_past:
                 return values
             latents = {name: values[name] for name in self.structure.latents}
             return latents | {self.structure.outcomes[0]: self._walk(latents, None)}
+
+    def prior_latents(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Latents alone, drawn from the prior. Raises RefusedError where it is improper."""
+        reason = self.refuses_prior()
+        if reason is not None:
+            raise RefusedError(f"{self.story.name} has no prior draws: {reason}")
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        density = self.target.density()
+        with density.running():
+            return density.draw(generator)
 
     # -- parts ---------------------------------------------------------------------------
 
@@ -138,6 +164,26 @@ class Simulator:
         length = next(size for place, size in enumerate(shape) if place != axis)
         return torch.stack([self._sequence(latents, length) for _ in range(n or shape[axis])], axis)
 
+    def _sequences(
+        self, latents: Latents, rng: np.random.Generator, n: int | None, sampling: Sampling
+    ) -> dict[str, Tensor]:
+        """Sequences of lengths of their own, end to end, and those lengths.
+
+        Where none tells its end the lengths are those of sequences at hand.
+        """
+        dim, name = next(iter(self.story.ragged.items()))
+        at_hand = self.target.data[name]
+        rows = np.arange(len(at_hand)) if n is None else rng.integers(len(at_hand), size=n)
+        length, end = at_hand[torch.as_tensor(rows)], self.story.ends(self.target.data)
+        if end is not None:
+            length = torch.full_like(length, sampling.most or longest(at_hand))
+        elif sampling.most is not None:
+            length = length.clamp(max=sampling.most)
+        with torch.no_grad():
+            walked = walk(self.story, latents, length, end, sampling)
+        outcome = next(o for o in self.structure.outcomes if self.story.data_dims[o][0] == dim)
+        return {outcome: walked.values, name: walked.length}
+
     def _sequence(self, latents: Latents, length: int) -> Tensor:
         state: Any = None
         observations = []
@@ -151,6 +197,8 @@ class Simulator:
         return torch.stack(observations)
 
     def _reads_past(self) -> bool:
+        if self.story.has("step") and self.story.ragged:
+            return True  # each run of the model would walk all sequences
         few = None if self.story.intractable() is None else FEW_ROWS  # each drawn by a chain
         first = self._placeholders(few, np.random.default_rng(0))
         second = {

@@ -29,6 +29,10 @@ class Stream(Protocol):
     def n_examples(self) -> int:
         """How many there are."""
 
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of them all."""
+
     def blocks(self, size: int) -> Iterator[Mapping[str, Any]]:
         """Arrays by argument of the model, ``size`` examples at a time, the last maybe fewer."""
 
@@ -44,6 +48,8 @@ class Target:
     device: str
     stream: Stream | None = None
     """Where all examples come from, where ``data`` hold but the first of them."""
+    validation_rows: np.ndarray | None = None
+    """Rows by which to choose when to stop, where the set's own split names some."""
     _compiled: dict[tuple[bool, bool], dict[str, Any]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -66,6 +72,14 @@ class Target:
         density.share(self._compiled.setdefault((jacobian, prior), {}))
         return density
 
+    def told_by(self, story: Story) -> Target:
+        """The same data under another story of the kind, whose fields may shape its sites."""
+        if story == self.story:
+            return self
+        with self.context():
+            structure = structure_of(story, self.data, self.structure.coords)
+        return replace(self, story=story, structure=structure)
+
     def rows(self, index: Sequence[int] | np.ndarray) -> Target:
         """The same story with some of the examples.
 
@@ -79,7 +93,14 @@ class Target:
             labels = dict(self.structure.coords)
             if self.story.examples in labels:
                 labels[self.story.examples] = labels[self.story.examples][rows.numpy()]
-            return replace(self, data=data, structure=structure_of(self.story, data, labels))
+            structure = structure_of(self.story, data, labels)
+        return replace(self, data=data, structure=structure, validation_rows=self._among(index))
+
+    def _among(self, index: Sequence[int] | np.ndarray) -> np.ndarray | None:
+        """Which of some rows are for validation."""
+        if self.validation_rows is None:
+            return None
+        return np.flatnonzero(np.isin(np.asarray(index), self.validation_rows))
 
 
 def make_target(

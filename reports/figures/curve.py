@@ -63,7 +63,7 @@ def curve_figures(fit: Fitted) -> list[Figure]:
     cut = _keep_the_end_legible(canvas, steps, curves)
     canvas.axes.axvline(kept, color=colour("muted"), lw=1.0, ls=(0, (4, 2.5)))
     canvas.axes.set_xlabel("step")
-    canvas.axes.set_ylabel("log likelihood, nats per example")
+    canvas.axes.set_ylabel(f"log likelihood, nats per {getattr(fit.info, 'per', 'example')}")
     keys = [Key(curve.mark, curve.role, curve.label) for curve in curves]
     keys.append(Key("dashed", "muted", "the answer kept"))
     caption = caption_of(fit, steps, curves, place, cut)
@@ -124,10 +124,10 @@ def caption_of(fit: Fitted, steps: Array, curves: list[Curve], kept: int, cut: b
     said += f"The answer kept is that of step {grouped(steps[kept])}, with {told}. "
     if len(curves) == 1:
         return f"{said}No rows were kept apart, so that over-fitting would not show."
-    return said + over_fitting(steps, curves[1])
+    return said + over_fitting(steps, curves[1], getattr(fit.info, "per", "example"))
 
 
-def over_fitting(steps: Array, validation: Curve) -> str:
+def over_fitting(steps: Array, validation: Curve, by: str) -> str:
     """By how much rows kept apart fell from their best; they are the same rows all along."""
     values, errors = validation.values, validation.normaliser_se
     if not np.isfinite(values).all():
@@ -141,4 +141,5 @@ def over_fitting(steps: Array, validation: Curve) -> str:
         return f"{told} and no worse at the end, up to the error of the estimate."
     if fall <= LITTLE * (values[best] - values[0]):
         return f"{told} and next to no worse at the end, by {rounded(fall, digits=2)} nats."
-    return f"{told}; by the end they lost {rounded(fall, digits=2)} nats per example: over-fitting."
+    lost = rounded(fall, digits=2)
+    return f"{told}; by the end they lost {lost} nats per {by}: over-fitting."

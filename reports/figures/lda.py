@@ -11,7 +11,6 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from storyzoo.models.kernels.topic_measures import SHARED
 from storyzoo.reports.figures import Figure, Key
 from storyzoo.reports.figures.graph import given
 from storyzoo.reports.figures.marks import Bar, bars, circles, heat_map
@@ -19,6 +18,7 @@ from storyzoo.reports.figures.scatter import known_labels, thinned
 from storyzoo.reports.figures.svg import plain
 from storyzoo.reports.figures.topics import (
     LAMBDA,
+    SHARED,
     Corpus,
     agreement,
     best_matches,

@@ -64,6 +64,10 @@ SWATCHES = {
     "X": '<path d="M6.6 1L9 3.5L11.4 1L14 3.6L11.5 6L14 8.4L11.4 11L9 8.5L6.6 11L4 8.4L6.5 6L4 '
     '3.6z"/>',
     "h": '<path d="M9 1L13.3 3.5V8.5L9 11L4.7 8.5V3.5z"/>',
+    **{
+        f"s{level}": f'<path d="M1 1H17V11H1z" fill-opacity="{0.096 * level:.2f}"/>'
+        for level in range(1, 6)
+    },
     "unknown": '<ellipse cx="9" cy="6" rx="7.5" ry="4.6" class="stroke" stroke-width="1.3"/>',
     "discrete": '<ellipse cx="9" cy="6" rx="7.5" ry="4.6" class="stroke" stroke-width="1.3" '
     'stroke-dasharray="3 2"/>',

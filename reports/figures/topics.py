@@ -16,6 +16,9 @@ from scipy.optimize import linear_sum_assignment
 LAMBDA = 0.6
 """Weight of probability against lift, at which people knew topics best (see ``relevance``)."""
 
+SHARED = 0.8
+"""Cosine from which two topics count as one, here as in the metric ``shared_topics``."""
+
 Array = NDArray[np.float64]
 Places = NDArray[np.int_]
 

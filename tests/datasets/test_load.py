@@ -24,11 +24,24 @@ def check_shape(name: str) -> None:
     if found.reading is not None:
         check_corpus(name, found)
         return
+    if "length" in found.arrays:
+        check_sequences(name, found)
+        return
     table = found.table
     assert table is not None
     assert table.shape == (DATASETS[name].rows, DATASETS[name].columns)
     assert (table.dtypes == np.float64).all()
     assert np.isfinite(table.to_numpy()).all()
+
+
+def check_sequences(name: str, found: Dataset) -> None:
+    """Steps lie end to end; they are tokens, or keys of a piano."""
+    length = np.asarray(found.arrays["length"])
+    steps = np.asarray(found.arrays["key" if "key" in found.arrays else "token"])
+    different = steps.shape[1] if steps.ndim == 2 else found.arrays["n_tokens"]
+    assert (len(length), different) == (DATASETS[name].rows, DATASETS[name].columns)
+    assert len(steps) == length.sum() and steps.min() >= 0
+    assert steps.max() < (2 if steps.ndim == 2 else different)
 
 
 def check_corpus(name: str, found: Dataset) -> None:

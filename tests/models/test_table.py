@@ -45,8 +45,12 @@ def test_card_is_read_from_the_source(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_listed_methods_are_those_that_do_not_refuse(name: str) -> None:
+def test_listed_methods_are_those_that_do_not_refuse(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     entry, story = STORIES[name], load_story(name)()
+    if DATASETS[entry.data.partition(":")[0]].remote:
+        request.getfixturevalue("mirror")
     bound = bind(story, load(entry.data))
     target = make_target(story, bound.arrays, coords=bound.coords)
     applying = [m for m in METHODS if load_method(m)().refuses(story, target.structure) is None]

@@ -17,6 +17,7 @@ from tests.reports.pages import HOSTILE, compared, mixture_fit, schools_fit
 from tests.reports.test_figures import contrast
 from tests.reports.test_lda_figures import topics_fit
 from tests.reports.test_machine_figures import LearntInfo, estimated_fit
+from tests.reports.test_sequence_figures import text_fit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -33,7 +34,7 @@ QUIET = (
     "--disable-sync",
     "--no-first-run",
 )
-KINDS = ("draws", "approximation", "point", "comparison", "hostile", "machine", "topics")
+KINDS = ("draws", "approximation", "point", "comparison", "hostile", "machine", "topics", "text")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fit.folder = home / name
         fit.folder.mkdir()
         (fit.folder / "report.html").write_text(fit_page(fit), encoding="utf-8")
+    text = tmp_path_factory.mktemp("text")
     written = {
         "draws": fit_page(schools_fit()),
         "approximation": fit_page(fits[1]),
@@ -69,6 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "hostile": fit_page(hostile),
         "machine": fit_page(replace(estimated_fit(0.1), info=LearntInfo())),
         "topics": fit_page(topics_fit(topics=12, words=90, labels=["a", "b", "c"] * 10)),
+        "text": fit_page(text_fit(text)),
     }
     for name, page in written.items():
         (home / f"{name}.html").write_text(page, encoding="utf-8")

@@ -22,6 +22,7 @@ from storyzoo.reports.figures.lda import NAMED, TOPICS
 from storyzoo.reports.figures.marks import Bar, bars, heat_map
 from storyzoo.reports.figures.svg import PALETTE
 from storyzoo.reports.figures.topics import (
+    SHARED,
     agreement,
     best_matches,
     corpus_of,
@@ -144,6 +145,7 @@ def test_agreement_is_that_of_the_score() -> None:
     found = agreement(chains)
     pairs = found[:, *np.triu_indices(4, 1)]
     expected = topic_measures.agreement(list(chains), threshold=0.6)
+    assert topic_measures.SHARED == SHARED
     assert pairs.mean() == pytest.approx(expected.likeness)
     assert (pairs >= 0.6).mean() == pytest.approx(expected.shared)
     for a, b in ((0, 1), (2, 3)):  # the same matches, seen from either side

@@ -1,0 +1,285 @@
+"""Recurrent networks over sequences: storyzoo's `map`, `svi` and `sgld`, and a loop in plain torch.
+
+All figures are of test sequences that no fit has seen, scored exactly, each from its first step to
+its last; a set's own validation part chooses when to stop. Times are CPU time of one thread.
+
+- ``throughput``: a step of our `map` beside a step of the same network, data, windows and Adam in a
+  loop written by hand, alternating; CPU time per step, medians.
+- ``jsb``: JSB chorales, LSTM of 200 units, nats per step (sum of nats over sum of steps; keys
+  independent given the past, as published).
+- ``shakespeare``: tiny Shakespeare as one text, 90/5/5, LSTM of 512 units, bits per character.
+- ``posterior``: `svi` and `sgld` on the chorales, averaged in probability over draws.
+
+    python -m benchmarks.sequence                          # throughput and jsb, a minute
+    python -m benchmarks.sequence --rows shakespeare       # ten CPU minutes
+
+Exits with 1 where storyzoo misses what it promises: a step at most 5 % dearer than by hand, at most
+8.45 nats per step on the chorales, at most 2.18 bits per character within 600 CPU seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from storyzoo.errors import StoryzooError
+from storyzoo.inference.engine.heldout import log_predictive
+from storyzoo.inference.engine.method import Method
+from storyzoo.inference.engine.progress import Progress
+from storyzoo.inference.engine.resume import Keeper
+from storyzoo.inference.engine.stochastic_ascent import Schedule, StochasticAscent
+from storyzoo.inference.engine.target import Target
+from storyzoo.inference.engine.tree import draws_of
+from storyzoo.inference.map import MAP
+from storyzoo.inference.sgld import SGLD
+from storyzoo.inference.svi import SVI
+from storyzoo.models.piano_roll import PianoRoll
+from storyzoo.models.sequence import Sequence
+from storyzoo.run import Task, prepare
+
+ROWS, USUAL = ("throughput", "jsb", "shakespeare", "posterior"), ("throughput", "jsb")
+STEPS = 15
+"""Steps of either side in one turn."""
+TURNS = 7
+
+
+class Promise(NamedTuple):
+    """A figure that must not lie above a limit."""
+
+    what: str
+    value: float
+    limit: float
+
+    @property
+    def kept(self) -> bool:
+        return self.value <= self.limit
+
+    def __str__(self) -> str:
+        word = "kept" if self.kept else "MISSED"
+        return f"{word}: {self.what} {self.value:.4g}, at most {self.limit:g}"
+
+
+class Scored(NamedTuple):
+    """A fit's figures on the test sequences."""
+
+    nats_per_step: float
+    """Sum of nats over sum of steps, positive."""
+    of_means: float
+    """Mean over sequences of their means by step."""
+    seconds: float
+    """CPU time of the fit."""
+    info: Any
+
+
+def scored(task: Task, method: Method, seed: int = 0) -> Scored:
+    """Fit the training sequences, score the others."""
+    assert task.test is not None
+    before = time.process_time()
+    tree, info = method.run(task.train, seed=seed, progress=Progress(quiet=True))
+    seconds = time.process_time() - before
+    draws = draws_of(task.train.structure, tree["posterior"])
+    flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in draws.items()}
+    found = log_predictive(task.test, flat)
+    assert found.sizes is not None
+    known = found.sizes > 0
+    return Scored(
+        -float(found.nats.sum() / found.sizes.sum()),
+        -float((found.nats[known] / found.sizes[known]).mean()),
+        seconds,
+        info,
+    )
+
+
+# -- rows --------------------------------------------------------------------------------------
+
+
+def chorales(**fields: Any) -> Task:
+    """JSB chorales, split as published: 229, 76 and 77."""
+    return prepare(PianoRoll(**fields), "jsb-chorales", holdout=None)
+
+
+def jsb() -> Iterator[Promise]:
+    """One LSTM of 200 units."""
+    method = MAP(epochs=60, truncate=None, batch_size=16, learning_rate=0.006)
+    found = scored(chorales(n_hidden=200), method)
+    print(
+        f"jsb  LSTM 200, map: {found.nats_per_step:.3f} nats per step (mean of chorales' means "
+        f"{found.of_means:.3f}), {found.seconds:.0f} CPU s, step {found.info.kept_step} kept"
+    )
+    yield Promise("jsb, nats per step", found.nats_per_step, 8.45)
+
+
+def posterior() -> Iterator[Promise]:
+    """Draws of the same network's weights, averaged in the probability of whole chorales."""
+    task = chorales(n_hidden=200, weight_sd=0.1, dropout=0.0)
+    methods: dict[str, Method] = {
+        "map": MAP(epochs=60, truncate=None, batch_size=16, learning_rate=0.006),
+        "svi": SVI(epochs=60, batch_size=16, particles=4, draws=20),
+        "sgld, 4 cycles": SGLD(
+            chains=1, draws=20, thin=40, warmup=20, cycles=4, batch_size=16, epochs=20
+        ),
+        "sgld, momentum": SGLD(
+            chains=1, draws=20, thin=40, warmup=20, momentum=0.9, batch_size=16, epochs=20
+        ),
+    }
+    for name, method in methods.items():
+        found = scored(task, method)
+        print(
+            f"posterior  LSTM 200, {name}: {found.nats_per_step:.3f} nats per step, "
+            f"{found.seconds:.0f} CPU s"
+        )
+        yield from ()
+
+
+def shakespeare() -> Iterator[Promise]:
+    """One LSTM of 512 units on a continuous text."""
+    story = Sequence(n_hidden=512, n_embedding=64, dropout=0.15, end="no")
+    task = prepare(story, "tiny-shakespeare:by=text", holdout=None)
+    method = MAP(epochs=6, batch_size=32, truncate=64, curve=6, patience=None)
+    found = scored(task, method)
+    bits = found.nats_per_step / np.log(2)
+    print(f"shakespeare  LSTM 512, map: {bits:.3f} bits per character, {found.seconds:.0f} CPU s")
+    yield Promise("shakespeare, bits per character", bits, 2.18)
+    yield Promise("shakespeare, CPU seconds", found.seconds, 600)
+
+
+# -- throughput --------------------------------------------------------------------------------
+
+
+def throughput() -> Iterator[Promise]:
+    """Both sides step in turns, so that a busy machine hurts them alike."""
+    for name, task, rows, width in (
+        ("chorales, LSTM 200", chorales(n_hidden=200, dropout=0.5), 16, None),
+        ("Shakespeare, LSTM 256", text(256), 32, 64),
+    ):
+        ours, theirs = Ours(task.train, rows, width), ByHand(task.train, rows, width)
+        times: dict[str, list[float]] = {"ours": [], "by hand": []}
+        for turn in range(TURNS):
+            for side, steps in (("ours", ours), ("by hand", theirs)):
+                spent = clocked(steps.step, STEPS)
+                if turn:  # the first warms up
+                    times[side].append(spent)
+        ratio = median(a / b for a, b in zip(times["ours"], times["by hand"], strict=True))
+        print(
+            f"throughput  {name}: {1e3 * median(times['ours']):.1f} ms a step, by hand "
+            f"{1e3 * median(times['by hand']):.1f} ms; ratio {ratio:.3f}"
+        )
+        yield Promise(f"step over a step by hand, {name}", ratio, 1.05)
+
+
+def text(n_hidden: int) -> Task:
+    """Tiny Shakespeare for so many units."""
+    story = Sequence(n_hidden=n_hidden, n_embedding=64, end="no")
+    return prepare(story, "tiny-shakespeare:by=text", holdout=None)
+
+
+def clocked(step: Callable[[], None], count: int) -> float:
+    """CPU seconds of a step."""
+    before = time.process_time()
+    for _ in range(count):
+        step()
+    return (time.process_time() - before) / count
+
+
+class Ours:
+    """The steps of `map`."""
+
+    def __init__(self, target: Target, rows: int, width: int | None) -> None:
+        schedule = Schedule(0.003, 100, rows, width, 1.0, None, None, 1)
+        self._ascent = StochasticAscent(schedule, target, True, 0, Keeper(None, ""))
+        self._context = target.context
+
+    def step(self) -> None:
+        with self._context():
+            self._ascent.state = self._ascent._step(self._ascent.state)
+
+
+class ByHand:
+    """The same network as torch's modules, over the same windows, with torch's own Adam."""
+
+    def __init__(self, target: Target, rows: int, width: int | None) -> None:
+        story: Any = target.story
+        schedule = Schedule(0.003, 100, rows, width, 1.0, None, None, 1)
+        with target.context():
+            self._windows = StochasticAscent(schedule, target, True, 0, Keeper(None, "")).windows
+        self._keys = isinstance(story, PianoRoll)
+        shapes = {name: site.shape for name, site in target.structure.latents.items()}
+        outputs = shapes["output_bias"][0]
+        inputs = outputs
+        self._embedding: torch.nn.Embedding | None = None
+        if not self._keys:
+            n_inputs, inputs = shapes["embedding_weight"]
+            self._embedding = torch.nn.Embedding(n_inputs, inputs)
+        self._core = torch.nn.LSTM(inputs, story.n_hidden, batch_first=True)
+        self._drop = torch.nn.Dropout(story.dropout)
+        self._output = torch.nn.Linear(story.n_hidden, outputs)
+        modules = [m for m in (self._embedding, self._core, self._output) if m is not None]
+        self._weights = [w for module in modules for w in module.parameters()]
+        self._adam = torch.optim.Adam(self._weights, 0.003, weight_decay=1e-6)
+        self._shuffle = torch.Generator().manual_seed(0)
+        self._place = self._windows.first(self._shuffle)
+        self._state: Any = None
+
+    def step(self) -> None:
+        window = self._windows.at(self._place)
+        state = None if not self._place.window else self._state
+        if state is not None:
+            state = tuple(part[:, : len(window.inside)].contiguous() for part in state)
+        inputs = window.inputs if self._embedding is None else self._embedding(window.inputs)
+        told, after = self._core(inputs, state)
+        logits = self._output(self._drop(told))
+        loss = (self._loss(logits, window.targets) * window.inside).sum() / window.inside.sum()
+        self._adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
+        self._adam.step()
+        self._state = tuple(part.detach() for part in after)
+        self._place = self._windows.after(self._place, self._shuffle)
+
+    def _loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        functional = torch.nn.functional
+        if self._keys:
+            each = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+            return each.sum(-1)
+        flat = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        return flat.view(targets.shape)
+
+
+# -- the run -----------------------------------------------------------------------------------
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the rows asked for; 1 where a promise is missed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--rows", default=",".join(USUAL), help=f"of {', '.join(ROWS)}")
+    names = parser.parse_args(argv).rows.split(",")
+    unknown = [name for name in names if name not in ROWS]
+    if unknown:
+        print(f"no row {unknown[0]!r}: choose among {', '.join(ROWS)}", file=sys.stderr)
+        return 2
+    torch.set_num_threads(1)
+    runs: dict[str, Callable[[], Iterator[Promise]]] = {
+        "throughput": throughput,
+        "jsb": jsb,
+        "shakespeare": shakespeare,
+        "posterior": posterior,
+    }
+    try:
+        promises = [promise for name in names for promise in runs[name]()]
+    except StoryzooError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for promise in promises:
+        print(promise)
+    return 0 if all(promise.kept for promise in promises) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
