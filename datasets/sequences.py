@@ -185,6 +185,6 @@ def spelt_out(name: str, unknown: Counter[str]) -> tuple[str, ...]:
     most = ", ".join(f"{symbol!r} {count:,}" for symbol, count in unknown.most_common(5))
     more = ", …" if len(unknown) > 5 else ""
     return (
-        f"{name}: {unknown.total():,} uses of {len(unknown):,} symbols that the codec has no token "
-        f"for are spelt out after an escape, none is dropped ({most}{more})",
+        f"{name}: {len(unknown):,} different symbols, used {unknown.total():,} times, have no "
+        f"token and are spelt out after an escape, none is dropped ({most}{more})",
     )

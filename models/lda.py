@@ -99,6 +99,12 @@ class LatentDirichletAllocation(Story):
     ragged = {"entry": "length"}
     exchangeable = {"topic": ("topic",)}
     label_values = {"z": "topic"}
+    several_modes = (
+        "Chains found different topics, as they do on most corpora, and longer runs hardly mend "
+        "it: read the topics that chains share (the report holds them against each other), judge "
+        "by held-out documents (`zoo compare`, `--holdout 0.2`), or ask for fewer "
+        "(`--set n_topics=…`)"
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.n_topics, int) or self.n_topics < 2:

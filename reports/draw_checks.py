@@ -54,7 +54,7 @@ def checks_of_draws(
     if posterior.sizes["chain"] > 1:
         if not getattr(info, "one_mode", False):
             lp = _by_chain(stats["lp"]) if "lp" in stats else None
-            yield one_mode(judged, _chain_names(posterior), lp)
+            yield one_mode(judged, _chain_names(posterior), lp, story)
         yield agreement(judged, getattr(info, "warmup", 0))
     more = _more_draws(judged)
     yield effective(judged, "ess_bulk", judged.ess_bulk, more)
@@ -211,7 +211,7 @@ def enough_chains(n_chains: int) -> Check:
     )
 
 
-def one_mode(judged: Diagnostics, chains: list[str], lp: Array | None) -> Check:
+def one_mode(judged: Diagnostics, chains: list[str], lp: Array | None, story: Story) -> Check:
     """No two groups of chains that each settled at a place of their own.
 
     So it is where, at one element, every chain's two halves agree (means within half its sd)
@@ -231,7 +231,8 @@ def one_mode(judged: Diagnostics, chains: list[str], lp: Array | None) -> Check:
         where=where,
         meaning="Each chain settled in a mode of its own. How much weight a mode has can't be "
         "read off such draws: that is set by how many chains started near it.",
-        advice="Several modes: find the highest with `--method map --with restarts=50`, then "
+        advice=story.several_modes
+        or "Several modes: find the highest with `--method map --with restarts=50`, then "
         "give priors that rule the others out, or report the modes one by one",
     )
 

@@ -10,12 +10,23 @@ import xarray as xr
 from storyzoo.inference.engine.method import Info
 from storyzoo.reports.check import Check, check
 from storyzoo.reports.draw_checks import finite
+from storyzoo.reports.numbers import grouped
 from storyzoo.reports.optimum_checks import RESUME, finals
 
 ALPHA = 0.1
 """Variance of a step that may come from the gradient's noise, over what is added on purpose."""
 BEYOND_NOISE = 2.0
 """Standard errors by which rows kept apart must be told worse to count as over-fitted."""
+
+UNSETTLED = {
+    "falling": (
+        "falling",
+        "Take smaller steps (`--with learning_rate=…`), more `--with chains=…` and "
+        "`--with sweeps=…`",
+    ),
+    "rising": ("still rising", "Take more steps (`--with max_steps=…`, double it)"),
+}
+"""Why a curve is not at rest, and what to do, by the way it goes."""
 
 
 def checks_of_learning(posterior: xr.Dataset, info: Info) -> Iterator[Check]:
@@ -37,19 +48,12 @@ def curve_settled(info: Info) -> Check:
     """The last quarter of the steps brought next to nothing, and nothing was lost."""
     training = finals(info, "training")
     done = bool(getattr(info, "converged", False))
-    last = f"{training[-1]:.2f} nats per {unit_of(info)}"
-    why = {
-        "minutes": "its time was up",
-        "interrupted": "it was interrupted",
-    }.get(info.stopped, "falling" if training[-1] < training.max() else "still rising")
-    advice = {
-        "minutes": "Give it more time: `--with minutes=…`",
-        "interrupted": RESUME,
-    }.get(
-        info.stopped,
-        "Falling: take smaller steps (`--with learning_rate=…`), more `--with chains=…` and "
-        "`--with sweeps=…`. Rising: take more (`--with max_steps=…`, double it)",
-    )
+    last = f"{grouped(training[-1], 2)} nats per {unit_of(info)}"
+    way = "falling" if training[-1] < training.max() else "rising"
+    why, advice = {
+        "minutes": ("its time was up", "Give it more time: `--with minutes=…`"),
+        "interrupted": ("it was interrupted", RESUME),
+    }.get(info.stopped, UNSETTLED[way])
     return check(
         "learning_curve",
         done,
@@ -65,7 +69,8 @@ def not_over_fitted(info: Info) -> Check:
     """Rows kept apart are told as well by what was kept as by any other point of the curve."""
     lost, error = (float(getattr(info, name, 0.0)) for name in ("over_fitting", "over_fitting_se"))
     worse = lost > BEYOND_NOISE * error
-    best = f"{finals(info, 'validation').max():.2f} nats per {unit_of(info)} kept apart"
+    told = grouped(finals(info, "validation").max(), 2)
+    best = f"{told} nats per {unit_of(info)} kept apart"
     return check(
         "over_fitting",
         not worse,

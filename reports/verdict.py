@@ -62,6 +62,10 @@ RECORDED = {
 """Statistics that a sampler may record, and the check that needs each."""
 
 
+MIXING = ("r_hat", "nested_r_hat", "ess_bulk", "ess_tail", "mcse")
+"""Checks that longer runs would mend, were there one mode."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What to think of a fit."""
@@ -126,7 +130,7 @@ def judge(
         verdict=word,
         headline=headline(word, checks, info),
         checks=checks,
-        do_next=do_next(checks, info, kind),
+        do_next=do_next(checks, info, kind, story),
         notes=tuple(notes),
         loo=loo,
     )
@@ -144,9 +148,12 @@ def decide(checks: Sequence[Check], kind: str) -> str:
     return DO_NOT_TRUST
 
 
-def do_next(checks: Sequence[Check], info: Info, kind: str) -> tuple[str, ...]:
+def do_next(checks: Sequence[Check], info: Info, kind: str, story: Story) -> tuple[str, ...]:
     """Advice of the failed checks in order of cause, then what was left untested."""
-    steps = [c.advice for c in checks if not c.passed and c.advice]
+    failed = [c for c in checks if not c.passed and c.advice]
+    if story.several_modes and any(c.name == "multimodality" for c in failed):
+        failed = [c for c in failed if c.name not in MIXING]
+    steps = [c.advice for c in failed]
     if kind == "draws":
         if info.stopped == "interrupted":
             steps.append(RESUME)

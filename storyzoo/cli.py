@@ -320,13 +320,13 @@ COMMANDS: dict[str, Row] = {
     ),
     "compress": (
         "compress a file without loss, by what a fit foretells",
-        "zoo compress runs/ngram-old.txt-em-0 new.txt",
+        "zoo compress runs/book new.txt",
         _compress_options,
         _command("storyzoo.commands", "compress"),
     ),
     "decompress": (
         "give back the file that was compressed by the same fit",
-        "zoo decompress runs/ngram-old.txt-em-0 new.txt.zoo",
+        "zoo decompress runs/book new.txt.zoo",
         _decompress_options,
         _command("storyzoo.commands", "decompress"),
     ),

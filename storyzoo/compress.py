@@ -28,6 +28,8 @@ from storyzoo.inference.engine.progress import Progress
 
 MAGIC = b"zoo\x00"
 FORMAT = 1
+DIGITS = 21
+"""Bytes that the length of a sequence takes at most, with the comma and space behind it."""
 DRAWS = 8
 """Draws of the posterior that foretell together; each takes as long as one alone."""
 
@@ -95,11 +97,17 @@ def read(name: str, content: bytes) -> tuple[Header, bytes]:
     if len(body) > payload or zlib.crc32(body) != checksum:
         raise DataError(f"{name} is damaged (its checksum is wrong): copy it again")
     kind = content[_FIXED.size : _FIXED.size + size].decode()
-    lengths = json.loads(zlib.decompress(content[end - told : end])) if told else ()
+    lengths = _lengths(content[end - told : end], sequences) if told else ()
     head = Header(
         kind, draws, sequences, steps, original, payload, model, digest, checksum, tuple(lengths)
     )
     return head, body
+
+
+def _lengths(packed: bytes, sequences: int) -> list[int]:
+    """Of the sequences; no more is unpacked than so many numbers take."""
+    told = zlib.decompressobj().decompress(packed, DIGITS * sequences + 2)
+    return [int(length) for length in json.loads(told)]
 
 
 def _cut_short(name: str, size: int, wanted: int) -> str:

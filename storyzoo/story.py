@@ -227,6 +227,8 @@ class Story:
     - ``exchangeable``: group -> the dims that one relabelling permutes together.
     - ``label_values``: discrete site -> the group whose labels are its values.
     - ``sweeps_source``: C that :meth:`sweeps` calls, as the text of one translation unit.
+    - ``several_modes``: what to do where chains settle apart, if they do so for most data: then
+      neither longer runs nor a search for the highest mode help.
     - ``last_layer``: sites of which the network's answer is a linear function.
     - ``gap_symbol``: the value of a discrete observation that stands for a missing one.
     - ``identified``: sites (deterministic ones too) on which R-hat is judged where parameters
@@ -248,6 +250,7 @@ class Story:
     exchangeable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     label_values: ClassVar[Mapping[str, str]] = {}
     sweeps_source: ClassVar[str] = ""
+    several_modes: ClassVar[str] = ""
     identified: ClassVar[tuple[str, ...]] = ()
     last_layer: ClassVar[tuple[str, ...]] = ()
     gap_symbol: ClassVar[int | None] = None

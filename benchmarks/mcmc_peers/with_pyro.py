@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -51,14 +51,23 @@ class Ready:
         """Chains one after the other, on each core its share of them."""
         task = self.task
         seeds = [seed * task.chains + chain for chain in range(task.chains)]
-        if task.cores == 1:
-            chains = [self.chain(one) for one in seeds]
-        else:
-            context = multiprocessing.get_context("fork")
-            with ProcessPoolExecutor(task.cores, mp_context=context) as pool:
-                chains = list(pool.map(self.chain, seeds))
+        shares = [seeds[core :: task.cores] for core in range(task.cores)]
+        chains = [chain for found in self._side_by_side(shares) for chain in found]
         sites = {name: np.stack([draws[name] for draws, _ in chains]) for name in chains[0][0]}
         return Drawn(self.telling.to_parameters(sites), sum(count for _, count in chains))
+
+    def _side_by_side(self, shares: list[list[int]]) -> list[list[tuple[Values, int]]]:
+        """Each share in a process of its own, forked, since a model can't be pickled."""
+        if len(shares) == 1:
+            return [[self.chain(seed) for seed in shares[0]]]
+        context = multiprocessing.get_context("fork")
+        pipes = [context.Pipe(duplex=False) for _ in shares]
+        for share, (_, writer) in zip(shares, pipes, strict=True):
+            context.Process(target=self._send, args=(share, writer)).start()
+        return [reader.recv() for reader, _ in pipes]
+
+    def _send(self, seeds: list[int], writer: Connection) -> None:
+        writer.send([self.chain(seed) for seed in seeds])
 
     def chain(self, seed: int) -> tuple[Values, int]:
         """Draws of one chain, and how many diverged."""

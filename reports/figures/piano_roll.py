@@ -57,15 +57,20 @@ def rolls(fit: Fitted, draws: dict[str, Array], pieces: list[Array]) -> Figure:
     own = parted(*(np.asarray(drawn[key].cpu()) for key in ("key", "length")))
     held = np.flatnonzero(np.concatenate([*pieces, *own]).any(0))
     low, high = (int(held[0]), int(held[-1]) + 1) if held.size else (0, pieces[0].shape[1])
-    panels = [
-        roll(piece[:STEPS, low:high], title, place)
+    shown = [
+        pair
         for place in range(PIECES)
-        for piece, title in ((pieces[place % len(pieces)], "the data"), (own[place], "drawn"))
+        for pair in ((pieces[place % len(pieces)], "the data"), (own[place], "drawn by the fit"))
+    ]
+    steps = min(STEPS, *(max(1, len(piece)) for piece, _ in shown))  # all on one scale
+    panels = [
+        roll(piece[:steps, low:high], title, place // 2)
+        for place, (piece, title) in enumerate(shown)
+        if len(piece)
     ]
     caption = (
-        f"Time runs to the right, at most {STEPS} steps, and keys rise from {low + 1} to {high} "
-        f"of {pieces[0].shape[1]}; ink is a key that is down. At the left pieces of the data, at "
-        "the right pieces that the fit draws."
+        f"The first {steps} steps, time to the right; keys rise from {low + 1} to {high} of "
+        f"{pieces[0].shape[1]}, ink is a key that is down."
     )
     return Figure("samples", "Data and samples", caption, tuple(panels))
 

@@ -61,7 +61,7 @@ def test_new_text_by_the_codec_of_old() -> None:
     assert new.codec == old.codec and new.arrays["n_tokens"] == old.arrays["n_tokens"]
     assert texts_of(new) == ["abc", "cccd"]
     assert new.notes == (
-        "new.txt: 5 uses of 2 symbols that the codec has no token for are spelt out after an "
+        "new.txt: 2 different symbols, used 5 times, have no token and are spelt out after an "
         "escape, none is dropped ('c' 4, 'd' 1)",
     )
 

@@ -42,9 +42,10 @@ class Twice(LatentDirichletAllocation):
         return 2 * super().marginal(latents, data)
 
 
-@pytest.mark.parametrize("alpha", [1.0, 0.4])
 @pytest.mark.parametrize(
-    "method", [QUICK, Gibbs(chains=2, draws=200, warmup=50, cores=1)], ids=["nuts", "gibbs"]
+    ("method", "alpha"),
+    [(QUICK, 1.0), (Gibbs(chains=2, draws=200, warmup=50, cores=1), 0.4)],
+    ids=["nuts", "gibbs"],
 )
 def test_draws_of_topics_are_calibrated(method: Method, alpha: float) -> None:
     story = LatentDirichletAllocation(n_topics=2, alpha=alpha, eta=0.8)

@@ -15,6 +15,7 @@ from storyzoo.reports.verdict import Check, Verdict, judge
 from tests.reports.trees import (
     AscentInfo,
     LaplaceInfo,
+    ManyModes,
     Network,
     SampledInfo,
     Schools,
@@ -162,6 +163,15 @@ def test_chains_in_two_modes_come_before_r_hat() -> None:
     assert "at mu: chains 0, 1 near 3.9" in where and "chains 2, 3 near 44" in where
     assert "(log density -50.0)" in where and "(log density -74.9)" in where
     assert "--method map" in verdict.do_next[0]
+    assert any("Run longer" in step for step in verdict.do_next)
+
+
+def test_a_story_that_has_many_modes_says_what_to_do_with_them() -> None:
+    draws = normal_draws()
+    draws["mu"][2:] += 40.0
+    verdict = sampled(draws, story=ManyModes())
+    assert failed(verdict)[:2] == ["multimodality", "r_hat"]
+    assert verdict.do_next == ("Read what they share.",)
 
 
 def test_drifting_chains_are_not_called_modes() -> None:

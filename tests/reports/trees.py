@@ -27,6 +27,13 @@ class Schools(Story):
 
 
 @dataclass(frozen=True)
+class ManyModes(Schools):
+    """A story whose chains settle apart on most data."""
+
+    several_modes = "Read what they share."
+
+
+@dataclass(frozen=True)
 class Network(Story):
     """A story whose weights have symmetries that no relabelling mends."""
 

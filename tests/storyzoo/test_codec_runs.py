@@ -48,7 +48,7 @@ def test_new_text_is_scored_whole(run: Path, capsys: pytest.CaptureFixture[str])
     Path("new.txt").write_text("ab\naéb\n")
     assert main(["score", str(run), "--data", "new.txt"]) == 0
     said = capsys.readouterr()
-    assert "new.txt: 1 uses of 1 symbols that the codec has no token for are spelt out" in said.err
+    assert "new.txt: 1 different symbols, used 1 times, have no token and are spelt out" in said.err
     assert len(said.out.splitlines()) == 3
     nats = sz.Fit.load(run).log_density(sz.load("new.txt", sz.Fit.load(run).way)).nats
     assert np.isfinite(nats).all() and nats[1] < nats[0]
