@@ -92,12 +92,13 @@ class NGram(Story):
         with pyro.plate("context", n_contexts):
             table = pyro.sample("next", prior)
         symbols = dist.constraints.integer_interval(0, n_tokens - 1)
-        with pyro.plate("step", max(1, len(token))):  # Pyro knows no plate of size zero
-            told = Deferred(
-                lambda: RowCategorical(table, self._steps(data)[0][self._of_tokens(data)]),
-                token.shape, torch.Size(), symbols,
-            )  # fmt: skip
-            pyro.sample("token", told, obs=token)
+        if len(token):  # Pyro knows no plate of size zero
+            with pyro.plate("step", len(token)):
+                told = Deferred(
+                    lambda: RowCategorical(table, self._steps(data)[0][self._of_tokens(data)]),
+                    token.shape, torch.Size(), symbols,
+                )  # fmt: skip
+                pyro.sample("token", told, obs=token)
         if self.ends(data) is None:
             return
         with pyro.plate("sequence", len(length)):

@@ -106,12 +106,13 @@ class Sequence(Recurrence):
         data: Any = {"token": token, "length": length, "n_tokens": n_tokens}
         weights = self._lifted(data).sample(self.weight_sd)
         symbols = dist.constraints.integer_interval(0, n_tokens - 1)
-        with pyro.plate("step", max(1, len(token))):  # Pyro knows no plate of size zero
-            told = Deferred(
-                lambda: dist.Categorical(logits=self._logits(weights, data)[0]),
-                token.shape, torch.Size(), symbols,
-            )  # fmt: skip
-            pyro.sample("token", told, obs=token)
+        if len(token):  # Pyro knows no plate of size zero
+            with pyro.plate("step", len(token)):
+                told = Deferred(
+                    lambda: dist.Categorical(logits=self._logits(weights, data)[0]),
+                    token.shape, torch.Size(), symbols,
+                )  # fmt: skip
+                pyro.sample("token", told, obs=token)
         if self.ends(data) is None:
             return
         with pyro.plate("sequence", len(length)):

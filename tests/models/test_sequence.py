@@ -53,6 +53,16 @@ def test_sites_of_the_model_add_up_to_the_marginal() -> None:
     torch.testing.assert_close(found["length"][1], marginal[1])  # it ends at once
 
 
+def test_a_sequence_that_ends_at_once_can_stand_alone() -> None:
+    target, weights = drawn(tiny(end="yes"), WORDS)
+    alone = target.rows([1])
+    with alone.context():
+        nats = alone.story.marginal(tensors(target, weights), alone.data)
+    assert nats is not None
+    by_hand = symbols_by_hand("lstm", 1, weights, [], end=True)
+    assert float(nats) == pytest.approx(by_hand, abs=1e-5)
+
+
 def walked(story: Story, latents: Any, tokens: list[int]) -> float:
     """Log probability of symbols, END too where it is one of them, by the story's step."""
     state, total = None, 0.0
