@@ -34,7 +34,6 @@ class Recurrence(Story):
     examples = "sequence"
     observation = "step"
     ragged = {"step": "length"}
-    last_layer = ("output_weight", "output_bias")
 
     def check_fields(self) -> None:
         """Raise SettingError where a field is impossible."""

@@ -27,6 +27,11 @@ UNSETTLED = {
     "rising": ("still rising", "Take more steps (`--with max_steps=…`, double it)"),
 }
 """Why a curve is not at rest, and what to do, by the way it goes."""
+UNSETTLED_WALK = {
+    "falling": ("falling", "Take smaller steps (`--with learning_rate=…`)"),
+    "rising": ("still rising", "Make more passes (`--with epochs=…`, double it)"),
+}
+"""The same where steps of sequences are walked along, window by window."""
 
 
 def checks_of_learning(posterior: xr.Dataset, info: Info) -> Iterator[Check]:
@@ -53,7 +58,7 @@ def curve_settled(info: Info) -> Check:
     why, advice = {
         "minutes": ("its time was up", "Give it more time: `--with minutes=…`"),
         "interrupted": ("it was interrupted", RESUME),
-    }.get(info.stopped, UNSETTLED[way])
+    }.get(info.stopped, (UNSETTLED if unit_of(info) == "row" else UNSETTLED_WALK)[way])
     return check(
         "learning_curve",
         done,

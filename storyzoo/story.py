@@ -229,7 +229,6 @@ class Story:
     - ``sweeps_source``: C that :meth:`sweeps` calls, as the text of one translation unit.
     - ``several_modes``: what to do where chains settle apart, if they do so for most data: then
       neither longer runs nor a search for the highest mode help.
-    - ``last_layer``: sites of which the network's answer is a linear function.
     - ``gap_symbol``: the value of a discrete observation that stands for a missing one.
     - ``identified``: sites (deterministic ones too) on which R-hat is judged where parameters
       have symmetries that no relabelling mends.
@@ -252,7 +251,6 @@ class Story:
     sweeps_source: ClassVar[str] = ""
     several_modes: ClassVar[str] = ""
     identified: ClassVar[tuple[str, ...]] = ()
-    last_layer: ClassVar[tuple[str, ...]] = ()
     gap_symbol: ClassVar[int | None] = None
 
     @property
