@@ -117,11 +117,15 @@ def _check_kind(story: Story, data: Dataset) -> None:
             f"{data.name}: {story.name} tells counts of words, not sequences of tokens: leave "
             "codec= out of the options of the data"
         )
-    for kind, what in ((TOKENS, "sequences of tokens"), (ROLLS, "piano rolls")):
+    kinds = (
+        (TOKENS, "sequences of tokens", "sequence or ngram"),
+        (ROLLS, "piano rolls", "piano-roll"),
+    )
+    for kind, what, use in kinds:
         if set(kind) <= set(given) and not takes[kind]:
             raise DataError(
-                f"{data.name}: it holds {what}, and {story.name} takes {_listed(wanted)}: choose "
-                "another story"
+                f"{data.name}: it holds {what}, and {story.name} takes {_listed(wanted)}: fit "
+                f"{use} to it"
             )
 
 
