@@ -225,7 +225,8 @@ def _rows(dataset: Dataset | None, count: int) -> pd.Index:
     from storyzoo.documents import names_of
 
     names = names_of(dataset, count)
-    return pd.Index(names, name="row" if isinstance(names, range) else "document")
+    found: pd.Index = pd.Index(names, name="row" if isinstance(names, range) else "document")
+    return found
 
 
 def impute(options: argparse.Namespace) -> int:

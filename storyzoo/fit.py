@@ -256,9 +256,9 @@ class Fit:
         name = self.story.observation
         return foretold_frame(
             found,
-            np.asarray(names_of(dataset, target.n_examples))[chosen],
+            [names_of(dataset, target.n_examples)[n] for n in chosen.tolist()],
             None if gaps is None else gaps[chosen],
-            target.structure.coords[name],
+            list(target.structure.coords[name]),
             name,
             several=len(next(iter(latents.values()))) > 1,
         )

@@ -24,6 +24,7 @@ def test_unknown_words_are_counted_by_document_without_stop_words() -> None:
 @pytest.mark.parametrize("tokens", ["words", "spaces"])
 def test_gaps_are_no_words(tokens: str) -> None:
     fitted = as_counts(of_strings("old", OLD), Reading(tokens=tokens))
+    assert fitted.reading is not None
     new = as_counts(of_strings("new", ["ape [?] bee[?]", "[ape] ape ?"]), fitted.reading)
     assert new.unread is not None and new.unread.gaps is not None
     assert new.unread.gaps.tolist() == [2, 0]
@@ -32,6 +33,7 @@ def test_gaps_are_no_words(tokens: str) -> None:
 
 def test_dropped_documents_take_their_unknown_words_along() -> None:
     fitted = as_counts(of_strings("old", OLD), Reading())
+    assert fitted.reading is not None
     new = as_counts(of_strings("new", ["emu emu", "ape emu"]), fitted.reading, drop_empty=True)
     assert new.unread is not None and new.unread.unknown.tolist() == [1]
 
