@@ -72,7 +72,8 @@ class Fit:
     method: Method
     seed: int
     info: Info
-    verdict: Verdict
+    judged: Verdict | None
+    """None of a fit that was loaded, until its verdict is asked for."""
     tree: DataTree
     """ArviZ groups: posterior, sample_stats, log_likelihood, log_prior, prior, …"""
     summary: dict[str, Any]
@@ -94,6 +95,15 @@ class Fit:
     notes: tuple[str, ...] = ()
     folder: Path | None = None
     _draws: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What to think of the answer. Judging many draws takes a while, so a loaded fit does it
+        only when asked."""
+        if self.judged is None:
+            kind = self.method.kind
+            self.judged = judge(self.tree, self.info, kind=kind, story=self.story)
+        return self.judged
 
     @property
     def kind(self) -> Kind:
@@ -450,7 +460,7 @@ class Fit:
             method=method,
             seed=description["seed"],
             info=info,
-            verdict=judge(tree, info, kind=method.kind, story=story),
+            judged=None,
             seconds=float(tree.attrs.pop("seconds")),
             notes=tuple(json.loads(tree.attrs.pop("notes"))),
             tree=tree,
