@@ -28,6 +28,7 @@ from storyzoo.inference.engine.continuation import AS_TOLD, Sampling
 from storyzoo.inference.engine.gaps import fill, has_gaps
 from storyzoo.inference.engine.groups import each_draw, thinned
 from storyzoo.inference.engine.heldout import (
+    MOST_FOLDED,
     Completed,
     Predictive,
     Sequential,
@@ -50,10 +51,6 @@ from storyzoo.units import Units
 
 MOST_DRAWS = 400
 """Draws that scores, imputations and hidden sites are averaged over, evenly thinned."""
-
-
-MOST_FOLDED = 50
-"""Draws of the shared latents from which the latents of new examples are told."""
 
 
 class Imputed(NamedTuple):
