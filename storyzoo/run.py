@@ -257,7 +257,7 @@ def _fitted(
         method=method,
         seed=seed,
         info=info,
-        verdict=judge(tree, info, kind=method.kind, story=task.story),
+        judged=judge(tree, info, kind=method.kind, story=task.story),
         tree=tree,
         summary={},
         description=description,

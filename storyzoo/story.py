@@ -343,6 +343,13 @@ class Story:
         """
         return None
 
+    def one_more(self, latents: Latents, data: Data) -> Tensor | None:
+        """(N, V): probability of each value of one more observation of each example.
+
+        Given its others and the shared latents, for examples of exchangeable discrete observations.
+        """
+        return None
+
     def left_to_right(
         self, latents: Latents, data: Data, rng: np.random.Generator
     ) -> LeftToRight | None:
