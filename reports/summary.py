@@ -224,6 +224,8 @@ def _of_objective(info: Info) -> dict[str, float]:
             found["elbo_nats_se"] = se
     if objectives.size:
         found["objective_nats"] = float(objectives[int(getattr(info, "best", 0))])
+    elif (path := finals(info, "path")).size:  # in closed form, without a search
+        found["objective_nats"] = float(path[-1])
     evidence = getattr(info, "log_evidence", None)
     if evidence is not None:
         found["log_evidence_nats"] = float(evidence)

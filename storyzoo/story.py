@@ -304,7 +304,8 @@ class Story:
         """The closed M-step: latents that maximise the expected complete log joint.
 
         ``prior`` says whether the priors of the global sites count (``objective="posterior"``).
-        It tells of every continuous site, those of single examples too, where there are some.
+        It tells of every continuous site, those of single examples too, where there are some. A
+        story that hides nothing discrete gets no statistics: its answer is then the mode itself.
         """
         return None
 
