@@ -351,6 +351,10 @@ class Story:
         """
         return None
 
+    def by_step(self, latents: Latents, data: Data) -> Tensor | None:
+        """Log probability of each step of all sequences given those before it, end to end, nats."""
+        return None
+
     def sizes(self, data: Data) -> Tensor | None:
         """(N,): of how many observations each example is made, where ``observation`` names one."""
         return None

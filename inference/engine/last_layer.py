@@ -263,16 +263,19 @@ class Blocks:
 
     def solve(self, gradient: Tensor) -> Tensor:
         """``P^-1 g``, (V, F)."""
-        return torch.cholesky_solve(gradient.unsqueeze(-1), self._root).squeeze(-1)
+        solved: Tensor = torch.cholesky_solve(gradient.unsqueeze(-1), self._root)
+        return solved.squeeze(-1)
 
     def spread(self, noise: Tensor) -> Tensor:
         """``L^-T z``, with ``P = L L^T``."""
         column = noise.unsqueeze(-1)
-        return torch.linalg.solve_triangular(self._root.mT, column, upper=True).squeeze(-1)
+        drawn: Tensor = torch.linalg.solve_triangular(self._root.mT, column, upper=True)
+        return drawn.squeeze(-1)
 
     def dense(self) -> Tensor:
         """(V F, V F), zero between outputs."""
-        return torch.block_diag(*self._precision)
+        whole: Tensor = torch.block_diag(*self._precision)
+        return whole
 
 
 def _symmetric(matrix: Tensor) -> Tensor:
@@ -292,12 +295,13 @@ class Whole:
 
     def solve(self, gradient: Tensor) -> Tensor:
         """``P^-1 g``, (V, F)."""
-        return torch.cholesky_solve(gradient.reshape(-1, 1), self._root).view(self._shape)
+        solved: Tensor = torch.cholesky_solve(gradient.reshape(-1, 1), self._root)
+        return solved.view(self._shape)
 
     def spread(self, noise: Tensor) -> Tensor:
         """``L^-T z``, with ``P = L L^T``."""
         column = noise.reshape(-1, 1)
-        drawn = torch.linalg.solve_triangular(self._root.mT, column, upper=True)
+        drawn: Tensor = torch.linalg.solve_triangular(self._root.mT, column, upper=True)
         return drawn.view(self._shape)
 
     def dense(self) -> Tensor:
@@ -320,13 +324,16 @@ class Kronecker:
     def solve(self, gradient: Tensor) -> Tensor:
         """``P^-1 g``, (V, F)."""
         turned = self._left.mT @ gradient @ self._right
-        return self._left @ (turned / self._values) @ self._right.mT
+        solved: Tensor = self._left @ (turned / self._values) @ self._right.mT
+        return solved
 
     def spread(self, noise: Tensor) -> Tensor:
         """Noise over the roots of the eigenvalues, turned back."""
-        return self._left @ (noise / self._values.sqrt()) @ self._right.mT
+        drawn: Tensor = self._left @ (noise / self._values.sqrt()) @ self._right.mT
+        return drawn
 
     def dense(self) -> Tensor:
         """(V F, V F)."""
         basis = torch.kron(self._left, self._right)
-        return (basis * self._values.flatten()) @ basis.mT
+        whole: Tensor = (basis * self._values.flatten()) @ basis.mT
+        return whole

@@ -30,7 +30,7 @@ RNG = np.random.default_rng(4)
 ROLL: Any = {"key": (RNG.random((60, 3)) < 0.4).astype(float), "length": np.array([25, 35])}
 SYMBOLS = Sequence(n_hidden=4, n_embedding=2, weight_sd=0.7)
 KEYS = PianoRoll(n_hidden=4, weight_sd=0.7)
-BOTH: Any = pytest.mark.parametrize(("story", "data"), [(SYMBOLS, WORDS), (KEYS, ROLL)])
+BOTH = pytest.mark.parametrize(("story", "data"), [(SYMBOLS, WORDS), (KEYS, ROLL)])
 
 
 def layered(story: Story, data: Any) -> tuple[Any, dict[str, Tensor], LastLayer]:
@@ -57,9 +57,7 @@ def test_curvature_is_the_whole_hessian_restricted_to_the_layer(story: Any, data
         hessian = torch.autograd.functional.hessian(log_joint, at.flatten())
         found = layer.curvature(at).dense()
         _, gradient = layer.value_and_gradient(at)
-        (slope,) = torch.autograd.grad(
-            log_joint(leaf := at.flatten().requires_grad_()), leaf
-        )
+        (slope,) = torch.autograd.grad(log_joint(leaf := at.flatten().requires_grad_()), leaf)
     torch.testing.assert_close(found, -hessian, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(gradient.flatten(), slope, rtol=1e-4, atol=1e-4)
 
@@ -139,11 +137,11 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     target, path = make_target(SYMBOLS, WORDS), tmp_path / "checkpoint.npz"
     method = Laplace(layers="last", epochs=10, draws=5)
     straight = method.run(target, seed=0, progress=Progress(quiet=True))
-    cut_short = method.run(target, seed=0, progress=Interrupting(after=3), checkpoint=Checkpoint(path))
-    assert cut_short.info.stopped == "interrupted"
-    resumed = method.run(
-        target, seed=0, progress=Progress(quiet=True), checkpoint=Checkpoint(path)
+    cut_short = method.run(
+        target, seed=0, progress=Interrupting(after=3), checkpoint=Checkpoint(path)
     )
+    assert cut_short.info.stopped == "interrupted"
+    resumed = method.run(target, seed=0, progress=Progress(quiet=True), checkpoint=Checkpoint(path))
     assert resumed.tree.identical(straight.tree)
 
 

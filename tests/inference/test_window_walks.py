@@ -39,7 +39,7 @@ def test_slices_of_all_pieces_give_the_gradient_of_the_density() -> None:
     density = target.density()
     with target.context():
         q = 0.3 * torch.randn(density.dim, generator=torch.Generator().manual_seed(0))
-        source = WindowSource(target, None, None, lambda fitted: np.zeros(density.dim))
+        source = WindowSource(target, None, None, lambda fitted, chain: np.zeros(density.dim))
         batch = source.slices.first(torch.Generator().manual_seed(1))
         found, _ = source(q[None], batch, ())
     _, exact = density.value_and_gradient(q)

@@ -55,9 +55,7 @@ def test_a_row_has_a_weight_of_its_own_that_it_keeps() -> None:
     moved = width * again.normal(width)
     out, into = again.signs(3), again.signs(4)
     x = torch.randn(2, 6, 4, generator=generator(2))
-    by_hand = torch.stack(
-        [x[n] @ (mean + moved * out[n].mT * into[n]).mT for n in range(2)]
-    )
+    by_hand = torch.stack([x[n] @ (mean + moved * out[n].mT * into[n]).mT for n in range(2)])
     torch.testing.assert_close(row.map("w")(x), by_hand)
 
 
