@@ -190,10 +190,12 @@ def averaged_by_step(target: Target, draws: Mapping[str, np.ndarray]) -> float |
         return None
     some = thinned({name: value[None] for name, value in draws.items()}, MOST_BY_STEP)
     count = len(next(iter(some.values())))
+    dtype = getattr(torch, target.story.dtype)
     total: Tensor | None = None
     with target.context(), torch.no_grad():
         for latents in each_draw(some):
-            told = target.story.by_step(latents, target.data)
+            own = {name: value.to(target.device, dtype) for name, value in latents.items()}
+            told = target.story.by_step(own, target.data)
             assert told is not None
             total = told.double() if total is None else torch.logaddexp(total, told.double())
     if total is None or not len(total):
