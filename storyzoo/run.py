@@ -27,11 +27,12 @@ from storyzoo.folder import FORMAT, RunFolder, versions
 from storyzoo.inference import load_method
 from storyzoo.inference.engine.checkpoint import write_atomically
 from storyzoo.inference.engine.estimated import why_unknown
-from storyzoo.inference.engine.groups import complete, merged, thinned, with_deterministic
+from storyzoo.inference.engine.groups import complete, merged, with_deterministic
 from storyzoo.inference.engine.heldout import (
     Completed,
     Predictive,
     Sequential,
+    averaged_by_step,
     fitted_scores,
     log_completion,
     log_left_to_right,
@@ -297,7 +298,10 @@ def _score(task: Task, draws: Mapping[str, np.ndarray], seed: int) -> Predictive
     """Log predictive density of the held-out rows, in the data's own units."""
     if task.test is None or why_unknown(task.story) is not None:
         return None
-    found = log_predictive(task.test, thinned(draws, len(next(iter(merged(draws).values())))), seed)
+    every = merged(draws)
+    found = log_predictive(task.test, every, seed)
+    if len(next(iter(every.values()))) > 1:
+        found = found._replace(nats_by_step=averaged_by_step(task.test, every))
     observed = {n: np.asarray(task.test.data[n].cpu()) for n in task.test.structure.outcomes}
     return found.moved(task.units.log_volume(observed))
 
