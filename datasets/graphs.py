@@ -7,7 +7,8 @@ graph are sequences of their own, and a graph's orders stay on one side of a spl
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,12 +93,7 @@ def as_sequences(
     for number, graph in enumerate(graphs, start=1):
         for _ in range(orders):
             found = codec.encode(graph, breadth_first(graph, rng))
-            if max(found, default=0) > codec.reach:
-                raise DataError(
-                    f"{name}, graph {number} has {len(graph)} nodes and an edge that reaches back "
-                    f"{max(found)} of them, but the largest of the fit has {codec.reach + 1} "
-                    "nodes: leave it out"
-                )
+            check_reach(f"{name}, graph {number}", graph, found, codec)
             sequences.append(found)
     return Dataset(
         name,
@@ -106,6 +102,15 @@ def as_sequences(
         labels=None if labels is None else labels.repeat(orders).reset_index(drop=True),
         codec=codec,
     )
+
+
+def check_reach(place: str, graph: Graph, tokens: Sequence[int], codec: Adjacency) -> None:
+    """DataError where an edge reaches further back than a codec has tokens for."""
+    if max(tokens, default=0) > codec.reach:
+        raise DataError(
+            f"{place} has {len(graph)} nodes and an edge that reaches back {max(tokens)} of them, "
+            f"but the largest of the fit has {codec.reach + 1} nodes: leave it out"
+        )
 
 
 def _check(place: str, graph: Graph) -> None:
@@ -136,21 +141,37 @@ def read_file(path: Path, options: Mapping[str, str], codec: Adjacency | None) -
 
     selection.check_options(path.name, options, OPTIONS)
     orders = int(selection.read_option(path.name, "orders", options.get("orders", "1"), int))
+    return as_sequences(path.name, parsed(path.name, read_lines(path)), orders, codec)
+
+
+def parsed(name: str, blocks: Iterable[Sequence[str]]) -> list[Graph]:
+    """The graphs of an edge list, whose lines come in blocks."""
     graphs: list[Graph] = []
     block: list[tuple[int, list[str]]] = []
-    number = 0
-    for lines in read_lines(path):
-        for line in lines:
-            number += 1
-            content = line.partition("#")[0].split()
-            if content:
-                block.append((number, content))
-            elif block and not line.strip():
-                graphs.append(_of_lines(path.name, block))
-                block = []
+    for number, line in enumerate(itertools.chain.from_iterable(blocks), start=1):
+        content = line.partition("#")[0].split()
+        if content:
+            block.append((number, content))
+        elif block and not line.strip():
+            graphs.append(_of_lines(name, block))
+            block = []
     if block:
-        graphs.append(_of_lines(path.name, block))
-    return as_sequences(path.name, graphs, orders, codec)
+        graphs.append(_of_lines(name, block))
+    return graphs
+
+
+def written(graphs: Iterable[Graph]) -> str:
+    """Graphs whose nodes are numbers as an edge list, by the lower and then the higher end.
+
+    >>> written([nx.path_graph(3), nx.empty_graph(1)])
+    '0 1\\n1 2\\n\\n0\\n'
+    """
+    blocks = []
+    for graph in graphs:
+        lines = [tuple(sorted(edge)) for edge in graph.edges]
+        lines += [(node,) for node in graph if not graph.degree(node)]
+        blocks.append("".join(" ".join(map(str, line)) + "\n" for line in sorted(lines)))
+    return "\n".join(blocks)
 
 
 def _of_lines(name: str, lines: Sequence[tuple[int, list[str]]]) -> Graph:

@@ -580,5 +580,7 @@ def _entries(values: Mapping[str, np.ndarray], fit: Fit) -> pd.DataFrame:
             columns[name] = fit.coords[name][value] if name in fit.coords else value
         elif fit.story.data_dims.get(name, ())[:1] == (dim,):
             labels = fit.coords[fit.story.data_dims[name][1]]
-            columns |= {str(k): column for k, column in zip(labels, value.T, strict=True)}
+            whole = bool((value == np.floor(value)).all())  # a key is 1, not 1.0
+            cells = value.T.astype(np.int64) if whole else value.T
+            columns |= {str(k): column for k, column in zip(labels, cells, strict=True)}
     return pd.DataFrame(columns)

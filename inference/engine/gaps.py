@@ -53,9 +53,10 @@ def _filled(
     path = piece.expand(particles, -1).clone()
     weight = torch.zeros(particles, dtype=torch.float64)
     state: Any = None
+    step = story.stepper(latents)
     closing = [] if end is None else [torch.tensor(end)]
     for place, symbol in enumerate([*piece, *closing]):
-        answer = story.step(latents, state)
+        answer = step(state)
         assert answer is not None
         told, inner = answer
         if told.batch_shape != weight.shape:
