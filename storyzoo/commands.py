@@ -206,13 +206,14 @@ def score(options: argparse.Namespace) -> int:
 
 def impute(options: argparse.Namespace) -> int:
     """``zoo impute``: the data with every hole filled by its posterior predictive mean."""
-    from storyzoo.fit import as_frame
+    from storyzoo.fit import as_frame, spread_frame
 
     answer = _load_fit(Path(options.folder))
-    found = answer.impute(_new_data(options.data, answer), draws=options.draws, seed=options.seed)
+    data = _new_data(options.data, answer, gaps=True)
+    found = answer.impute(data, draws=options.draws, seed=options.seed)
     frame = as_frame(found.mean, answer)
     if options.sd:
-        frame = frame.join(as_frame(found.sd, answer).add_suffix("_sd"))
+        frame = frame.join(spread_frame(found, answer).add_suffix("_sd"))
     _write_csv(frame, options.out)
     return 0
 
@@ -304,9 +305,11 @@ def _load(spec: str) -> Dataset:
     return _told(load(spec))
 
 
-def _new_data(spec: str | None, answer: Fit) -> Dataset | None:
+def _new_data(spec: str | None, answer: Fit, gaps: bool = False) -> Dataset | None:
     """Data for a fit, read as the fit's were; no column of the fit is left out."""
-    return None if spec is None else _told(answer.with_fitted_columns(load(spec, answer.way)))
+    if spec is None:
+        return None
+    return _told(answer.with_fitted_columns(load(spec, answer.way, gaps)))
 
 
 def _told(dataset: Dataset) -> Dataset:
