@@ -62,6 +62,11 @@ class Codec(ABC):
     def symbols(self) -> tuple[str, ...]:
         """What each token stands for, to be shown."""
 
+    @property
+    def remark(self) -> str:
+        """What who reads a score of such sequences should know."""
+        return ""
+
     def as_record(self) -> dict[str, Any]:
         """Plain values, as ``fit.json`` keeps them."""
         return {"kind": self.kind, **asdict(self)}

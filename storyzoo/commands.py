@@ -198,6 +198,8 @@ def score(options: argparse.Namespace) -> int:
     if found.sizes is not None:
         columns[f"log_density_nats_per_{answer.story.observation}"] = found.nats / found.sizes
     sys.stderr.write(f"zoo: log_density_nats: {found.nature}\n")
+    if answer.codec is not None and answer.codec.remark:
+        sys.stderr.write(f"zoo: {answer.codec.remark}\n")
     frame = pd.DataFrame(columns)
     frame.index = pd.RangeIndex(1, len(frame) + 1, name="row")
     _write_csv(frame, options.out, index=True)
