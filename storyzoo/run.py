@@ -113,8 +113,10 @@ def prepare(
     bound = bind(story, dataset, target)
     units = units_of(story, bound)
     whole = make_target(story, bound.arrays, device=device, coords=bound.coords)
-    own = bound.dataset.validation_rows if bound.dataset else None
-    whole = replace(whole, stream=_stream(bound, holdout), validation_rows=own)
+    whole = replace(whole, stream=_stream(bound, holdout))
+    if bound.dataset is not None:
+        own = bound.dataset.validation_rows
+        whole = replace(whole, validation_rows=own, redraw=bound.dataset.redraw)
     train_rows, test_rows = _split(whole, bound, holdout)
     train = whole if test_rows is None else whole.rows(train_rows)
     story = story.scaled_to(train.data)
@@ -253,6 +255,8 @@ def _fitted(
     heldout, completed = _score(task, draws, seed), _completed(task, draws)
     sequential, scores = _sequential(task, draws), _story_scores(task.train, draws)
     tree = task.units.shown(tree)
+    codec = None if task.bound.dataset is None else task.bound.dataset.codec
+    remark = (codec.remark,) if codec is not None and codec.remark else ()
     answer = Fit(
         story=task.story,
         method=method,
@@ -270,10 +274,9 @@ def _fitted(
         fitted=fitted_scores(tree, task.train),
         completed=completed,
         sequential=sequential,
-        notes=(*task.bound.notes, *task.story.remarks(task.train.data), *notes, *said),
+        notes=(*task.bound.notes, *task.story.remarks(task.train.data), *remark, *notes, *said),
     )
     answer.summary = summary_of(answer)
-    codec = None if task.bound.dataset is None else task.bound.dataset.codec
     told = text_scores(codec, task.test, heldout)
     answer.summary["metrics"] |= scores | {f"heldout_{name}": v for name, v in told.items()}
     return answer
