@@ -214,7 +214,7 @@ def measure(problem: Problem, rows: Rows, repeats: int) -> list[Answer]:
     )
     answers = [independent]
     for setting in problem.settings:
-        answers.append(_middle(_ours(problem, setting, rows, seed) for seed in range(repeats)))
+        answers.append(_middle(ours(problem, setting, rows, seed) for seed in range(repeats)))
         _progress(answers[-1])
     budget = max(answer.cpu for answer in answers)
     for rate in problem.rates:
@@ -237,7 +237,7 @@ def _middle(answers: Iterator[Answer]) -> Answer:
     return ranked[(len(ranked) - 1) // 2]
 
 
-def _ours(problem: Problem, setting: Setting, rows: Rows, seed: int) -> Answer:
+def ours(problem: Problem, setting: Setting, rows: Rows, seed: int) -> Answer:
     before = time.process_time()
     story = replace(setting.story, n_hidden=problem.n_hidden)
     story = story.scaled_to({"v": torch.tensor(rows.train)})

@@ -9,7 +9,8 @@ concentration below one has no mode on the simplex and is taken in the softmax b
 1998). The answer is a point: it has no width, and where a posterior is skewed or a funnel it can
 lie far from where the mass is.
 
-The climb is by L-BFGS from many starts or, for the thousands of weights of a network over
+A conjugate story with nothing discrete tells its mode itself (``maximise``). Else the climb is by
+L-BFGS from many starts or, for the thousands of weights of a network over
 sequences, by Adam on windows of them, see :mod:`storyzoo.inference.engine.stochastic_ascent`: one
 start, stopped where rows kept apart are told best, so that the point is near a mode, not at it.
 """
@@ -66,8 +67,9 @@ class AscentInfo(LearningInfo):
 class MAP(Method):
     """The mode of the posterior, or of the likelihood, over the constrained parameters.
 
-    ``objective="likelihood"`` drops the priors of the global sites. ``optimiser``: ``auto`` is
-    ``adam`` for stories that unroll sequences, else ``quasi-newton``. Of that are ``restarts``,
+    ``objective="likelihood"`` drops the priors of the global sites. ``optimiser``: ``auto`` is none
+    for stories that know their mode, ``adam`` for those that unroll sequences, else
+    ``quasi-newton``. Of that are ``restarts``,
     ``max_steps`` and ``tolerance``, the nats that may be left to gain. Adam makes ``epochs`` passes
     over all steps, ``batch_size`` rows side by side in windows of ``truncate`` steps (None for
     whole sequences); the ``learning_rate`` falls to zero, gradients are clipped to a length of
@@ -125,6 +127,11 @@ class MAP(Method):
         """Whether Adam climbs."""
         return self.optimiser == "adam" or (self.optimiser == "auto" and story.has("unroll"))
 
+    def _known(self, target: Target) -> bool:
+        """Whether the story tells its mode in closed form."""
+        hidden = target.structure.discrete or target.structure.local
+        return self.optimiser == "auto" and not hidden and target.story.has("maximise")
+
     def run(
         self, target: Target, *, seed: int, progress: Progress, checkpoint: Checkpoint | None = None
     ) -> Outcome:
@@ -132,6 +139,8 @@ class MAP(Method):
 
         Raises NoModeError where the objective has no maximum, SettingError where Adam runs away.
         """
+        if self._known(target):
+            return self._take(target)
         if self._adaptive(target.story):
             return self._run_adam(target, seed, progress, checkpoint)
         density = target.density(jacobian=False, prior=self.objective == "posterior")
@@ -148,6 +157,24 @@ class MAP(Method):
             target.structure, {n: v.cpu().numpy()[None, None] for n, v in point.items()}, {}
         )
         return Outcome(tree, self._info(modes, density, seconds))
+
+    def _take(self, target: Target) -> Outcome:
+        """The mode in closed form."""
+        prior = self.objective == "posterior"
+        density = target.density(jacobian=False, prior=prior)
+        with target.context():
+            point = target.story.maximise({}, target.data, prior)
+            assert point is not None
+            height = density.batch(density.flatten(point)[None])
+        values = {name: value.cpu().numpy()[None, None] for name, value in point.items()}
+        info = MAPInfo(
+            stopped="settled",
+            start="none: the story knows its mode",
+            engine="the story's closed form",
+            path=(float(height),),
+            prior=prior,
+        )
+        return Outcome(posterior_tree(target.structure, values, {}), info)
 
     def _run_adam(
         self, target: Target, seed: int, progress: Progress, checkpoint: Checkpoint | None

@@ -40,6 +40,7 @@ from storyzoo.inference.engine.method import (
     Kind,
     Method,
     Outcome,
+    draws_of_weights,
     needs_density,
     require,
     too_many_weights,
@@ -69,8 +70,6 @@ NOISE = 2.0
 TRIAL_DRAWS = 200
 """Fresh draws by which the ends of the starts are compared."""
 LONGEST_PATH = 500
-MOST_WEIGHT_DRAWS = 50
-"""Draws of a whole network that are made: each costs a pass wherever it is scored."""
 NO_K_HAT = "no k-hat: every draw's density takes a pass over all sequences"
 ONE_PATH = "natural gradients went on from one start: where others lead is not known, try seeds"
 
@@ -108,8 +107,8 @@ class SVI(Method):
     for all; ``natural`` takes 256, of which step t goes ``(t + delay) ** -forgetting`` of the way,
     or the whole way with all of them. Of its ``starts`` it goes on from the best alone, and its
     draws take at most ``megabytes``. A network over sequences gets a ``normal`` guide by ``epochs``
-    passes over windows of ``truncate`` steps (None for whole sequences), a draw of the weights for
-    each of ``particles`` groups of the rows.
+    passes over windows of ``truncate`` steps (None for whole sequences), each row of a window with
+    a draw of the weights of its own.
     """
 
     name: ClassVar[str] = "svi"
@@ -233,7 +232,7 @@ class SVI(Method):
         guides: list[WeightGuide] = []
 
         def climbed(over: Target, unrolled: Unrolled) -> WeightGuide:
-            guides.append(WeightGuide(over, unrolled, self.particles))
+            guides.append(WeightGuide(over, unrolled))
             return guides[0]
 
         climb = StochasticAscent(steps, target, True, seed, keeper, climbed)
@@ -241,17 +240,15 @@ class SVI(Method):
         state = climb.finished()
         if stopped != "interrupted":
             keeper.remove()
-        size = 4e-6 * guides[0].dim
-        count = max(1, min(self.draws, MOST_WEIGHT_DRAWS, int(self.megabytes / size)))
+        count, few = draws_of_weights(self.draws, guides[0].dim, self.megabytes)
         with target.context():
             found = fitted(guides[0], climb.windows, state.average, count, seed)
-        kept = f"{count} of {self.draws} draws were made: each is a network" * (count < self.draws)
         info = SVIInfo(
-            gradient_evaluations=round(self.particles * state.step * self.epochs / climb.most),
+            gradient_evaluations=round(state.step * self.epochs / climb.most),
             stopped=stopped,
             start="the story's own start, narrow",
             engine="windows of the sequences, eager",
-            notes=(*climb.notes(), *filter(None, [kept]), NO_K_HAT),
+            notes=(*climb.notes(), *few, NO_K_HAT),
             elbo=(found.elbo,),
             elbo_se=found.se,
             settled=levelled_off(state.curve),

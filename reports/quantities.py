@@ -38,6 +38,9 @@ QUANTITIES: dict[str, Quantity] = {
     "log_likelihood_nats": Quantity("Log likelihood", "nats", EXACT, 2),
     "log_likelihood_nats_per_example": Quantity("Log likelihood", "nats per example", EXACT, 4),
     "log_likelihood_nats_per_step": Quantity("Log likelihood", "nats per step", EXACT, 4),
+    "step_by_step_nats_per_step": Quantity(
+        "Log likelihood, draws averaged at each step", "nats per step", ESTIMATE, 4
+    ),
     "bits_per_step": Quantity("Bits per step", "bits", EXACT, 4),
     "log_evidence_nats": Quantity("Log evidence", "nats", "approximation", 2),
     "bits_per_dim": Quantity("Bits per dim", "bits", EXACT, 4),

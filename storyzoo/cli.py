@@ -217,6 +217,11 @@ def _impute_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--words", type=int, default=5, metavar="N", help="of each gap in a text, for topics"
     )
+    command.epilog = (
+        f"{command.epilog}. A gap in a text is written [?], one for each character (or word, or "
+        "token of bpe) that is not known; a missing pixel of an image is an empty cell. Each gets "
+        "what was drawn most often; with --draws 1 all come from one draw, as they go together."
+    )
 
 
 def _compress_options(command: argparse.ArgumentParser) -> None:

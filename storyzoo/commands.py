@@ -202,6 +202,8 @@ def score(options: argparse.Namespace) -> int:
     if found.sizes is not None:
         columns[f"log_density_nats_per_{answer.story.observation}"] = found.nats / found.sizes
     sys.stderr.write(f"zoo: log_density_nats: {found.nature}\n")
+    if answer.codec is not None and answer.codec.remark:
+        sys.stderr.write(f"zoo: {answer.codec.remark}\n")
     frame = pd.DataFrame(columns)
     if dataset is not None and dataset.unread is not None and found.sizes is not None:
         frame = frame.join(_unread(dataset.unread, found.sizes, answer))
@@ -234,10 +236,10 @@ def impute(options: argparse.Namespace) -> int:
 
     Of a text the most probable words of every gap; of counts those of one more word.
     """
-    from storyzoo.fit import as_frame
+    from storyzoo.fit import as_frame, spread_frame
 
     answer = _load_fit(Path(options.folder))
-    dataset = _new_data(options.data, answer)
+    dataset = _new_data(options.data, answer, gaps=True)
     for name in ("draws", "words"):
         if getattr(options, name) < 1:
             raise SettingError(f"--{name} {getattr(options, name)}: at least 1")
@@ -249,7 +251,7 @@ def impute(options: argparse.Namespace) -> int:
     found = answer.impute(dataset, draws=options.draws, seed=options.seed)
     frame = as_frame(found.mean, answer)
     if options.sd:
-        frame = frame.join(as_frame(found.sd, answer).add_suffix("_sd"))
+        frame = frame.join(spread_frame(found, answer).add_suffix("_sd"))
     _write_csv(frame, options.out)
     return 0
 
@@ -353,9 +355,11 @@ def _load(spec: str) -> Dataset:
     return _told(load(spec))
 
 
-def _new_data(spec: str | None, answer: Fit) -> Dataset | None:
+def _new_data(spec: str | None, answer: Fit, gaps: bool = False) -> Dataset | None:
     """Data for a fit, read as the fit's were; no column of the fit is left out."""
-    return None if spec is None else _told(answer.with_fitted_columns(load(spec, answer.way)))
+    if spec is None:
+        return None
+    return _told(answer.with_fitted_columns(load(spec, answer.way, gaps)))
 
 
 def _told(dataset: Dataset) -> Dataset:

@@ -18,6 +18,7 @@ from storyzoo.datasets.codecs import Codec, TextCodec
 from storyzoo.datasets.codecs import from_record as codec_of
 from storyzoo.datasets.dataset import Dataset
 from storyzoo.datasets.gaps import GAP
+from storyzoo.datasets.raster import Raster
 from storyzoo.datasets.standardise import Standardised
 from storyzoo.datasets.vocabulary import Reading
 from storyzoo.documents import foretold_frame, names_of
@@ -227,11 +228,14 @@ class Fit:
         target, rng = self._target_of(data), np.random.default_rng(seed)
         parameters = self.latents(draws)
         repeats = max(1, draws // len(next(iter(parameters.values()))))
+        never = self.codec.marks if isinstance(self.codec, TextCodec) else ()
         filled = [
-            fill(target, latents, rng) for latents in each_draw(parameters) for _ in range(repeats)
+            fill(target, latents, rng, never=never)
+            for latents in each_draw(parameters)
+            for _ in range(repeats)
         ]
         mean, sd = {}, {}
-        for name in target.structure.outcomes:
+        for name in dict.fromkeys((*target.structure.outcomes, *self.story.ragged.values())):
             drawn = np.stack([np.asarray(one[name].cpu()) for one in filled])
             mean[name] = drawn[0]
             if name not in self.story.ragged.values():
@@ -592,12 +596,16 @@ def as_frame(values: Mapping[str, np.ndarray], fit: Fit) -> pd.DataFrame:
     """Arrays by argument as one table: a column per argument, or per feature of it.
 
     What is ragged has a row per entry, with the number of its example, counted from 1; an argument
-    called like a dim (``word``) is shown by that dim's names. Tokens of text are text again, a row
-    for every sequence.
+    called like a dim (``word``) is shown by that dim's names. Tokens of text are text again, those
+    of images the values of their pixels, a row for every sequence.
     """
-    if isinstance(fit.codec, TextCodec) and "token" in values:
-        pieces = np.split(values["token"], np.cumsum(values["length"])[:-1])
-        return pd.DataFrame({"text": [fit.codec.decode(piece.tolist()) for piece in pieces]})
+    codec = fit.codec
+    if isinstance(codec, TextCodec) and "token" in values:
+        texts = (codec.decode(piece.tolist()) for piece in _parted(values))
+        return pd.DataFrame({"text": [text.encode(errors="replace").decode() for text in texts]})
+    if isinstance(codec, Raster) and (values["length"] == len(codec.columns)).all():
+        pixels = codec.decode(values["token"].reshape(-1, len(codec.columns)))
+        return pd.DataFrame(pixels, columns=list(codec.columns))
     if fit.story.ragged:
         return _entries(values, fit)
     columns: dict[str, np.ndarray] = {}
@@ -614,6 +622,27 @@ def as_frame(values: Mapping[str, np.ndarray], fit: Fit) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def spread_frame(found: Imputed, fit: Fit) -> pd.DataFrame:
+    """The sds as a table that stands beside that of the means.
+
+    Where tokens were filled in: the share of draws that were another, of a text the sum of them,
+    which is how many of its gaps a draw is expected to fill otherwise.
+    """
+    codec = fit.codec
+    if isinstance(codec, TextCodec):
+        shares = _parted({**found.mean, "token": found.sd["token"]})
+        return pd.DataFrame({"text": [float(share.sum()) for share in shares]})
+    if isinstance(codec, Raster):
+        pixels = found.sd["token"].reshape(-1, len(codec.columns))
+        return pd.DataFrame(pixels, columns=list(codec.columns))
+    return as_frame(found.sd, fit)
+
+
+def _parted(values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Tokens of each sequence."""
+    return np.split(values["token"], np.cumsum(values["length"])[:-1])
+
+
 def _entries(values: Mapping[str, np.ndarray], fit: Fit) -> pd.DataFrame:
     """A row for every entry of the examples' pieces."""
     dim, length = next(iter(fit.story.ragged.items()))
@@ -624,5 +653,7 @@ def _entries(values: Mapping[str, np.ndarray], fit: Fit) -> pd.DataFrame:
             columns[name] = fit.coords[name][value] if name in fit.coords else value
         elif fit.story.data_dims.get(name, ())[:1] == (dim,):
             labels = fit.coords[fit.story.data_dims[name][1]]
-            columns |= {str(k): column for k, column in zip(labels, value.T, strict=True)}
+            whole = bool((value == np.floor(value)).all())  # a key is 1, not 1.0
+            cells = value.T.astype(np.int64) if whole else value.T
+            columns |= {str(k): column for k, column in zip(labels, cells, strict=True)}
     return pd.DataFrame(columns)

@@ -27,11 +27,12 @@ from storyzoo.folder import FORMAT, RunFolder, versions
 from storyzoo.inference import load_method
 from storyzoo.inference.engine.checkpoint import write_atomically
 from storyzoo.inference.engine.estimated import why_unknown
-from storyzoo.inference.engine.groups import complete, merged, thinned, with_deterministic
+from storyzoo.inference.engine.groups import complete, merged, with_deterministic
 from storyzoo.inference.engine.heldout import (
     Completed,
     Predictive,
     Sequential,
+    averaged_by_step,
     fitted_scores,
     log_completion,
     log_left_to_right,
@@ -112,8 +113,10 @@ def prepare(
     bound = bind(story, dataset, target)
     units = units_of(story, bound)
     whole = make_target(story, bound.arrays, device=device, coords=bound.coords)
-    own = bound.dataset.validation_rows if bound.dataset else None
-    whole = replace(whole, stream=_stream(bound, holdout), validation_rows=own)
+    whole = replace(whole, stream=_stream(bound, holdout))
+    if bound.dataset is not None:
+        own = bound.dataset.validation_rows
+        whole = replace(whole, validation_rows=own, redraw=bound.dataset.redraw)
     train_rows, test_rows = _split(whole, bound, holdout)
     train = whole if test_rows is None else whole.rows(train_rows)
     story = story.scaled_to(train.data)
@@ -252,6 +255,8 @@ def _fitted(
     heldout, completed = _score(task, draws, seed), _completed(task, draws)
     sequential, scores = _sequential(task, draws), _story_scores(task.train, tree)
     tree = task.units.shown(tree)
+    codec = None if task.bound.dataset is None else task.bound.dataset.codec
+    remark = (codec.remark,) if codec is not None and codec.remark else ()
     answer = Fit(
         story=task.story,
         method=method,
@@ -269,10 +274,9 @@ def _fitted(
         fitted=fitted_scores(tree, task.train),
         completed=completed,
         sequential=sequential,
-        notes=(*task.bound.notes, *task.story.remarks(task.train.data), *notes, *said),
+        notes=(*task.bound.notes, *task.story.remarks(task.train.data), *remark, *notes, *said),
     )
     answer.summary = summary_of(answer)
-    codec = None if task.bound.dataset is None else task.bound.dataset.codec
     told = text_scores(codec, task.test, heldout)
     answer.summary["metrics"] |= scores | {f"heldout_{name}": v for name, v in told.items()}
     return answer
@@ -304,7 +308,10 @@ def _score(task: Task, draws: Mapping[str, np.ndarray], seed: int) -> Predictive
     """Log predictive density of the held-out rows, in the data's own units."""
     if task.test is None or why_unknown(task.story) is not None:
         return None
-    found = log_predictive(task.test, thinned(draws, len(next(iter(merged(draws).values())))), seed)
+    every = merged(draws)
+    found = log_predictive(task.test, every, seed)
+    if len(next(iter(every.values()))) > 1:
+        found = found._replace(nats_by_step=averaged_by_step(task.test, every))
     observed = {n: np.asarray(task.test.data[n].cpu()) for n in task.test.structure.outcomes}
     return found.moved(task.units.log_volume(observed))
 

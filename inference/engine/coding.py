@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from storyzoo.errors import RefusedError, StoryzooError
+from storyzoo.errors import DataError, RefusedError, StoryzooError
 from storyzoo.inference.engine.foretelling import Mixture, as_steps, one_way
 from storyzoo.inference.engine.groups import each_draw
 from storyzoo.inference.engine.progress import Progress
@@ -93,6 +93,12 @@ class _Writer:
     def symbols(self, rows: Symbols, step: int, place: int, shares: Array) -> Symbols:
         """Written down as they are known to be."""
         known = np.array([self._sequences[row][step, place] for row in rows], np.int32)
+        outside = np.flatnonzero((known < 0) | (known >= shares.shape[1]))
+        if len(outside):
+            raise DataError(
+                f"sequence {rows[outside[0]] + 1}, step {step + 1} holds {known[outside[0]]}: "
+                f"symbols of the fit go from 0 to {shares.shape[1] - 1}"
+            )
         self._coder.encode(known, self._family, shares)
         return known.astype(np.int64)
 

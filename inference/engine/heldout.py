@@ -40,6 +40,8 @@ PROPOSED = 200
 """The same where they are drawn from the story's own fold-in, which comes near to them."""
 MOST_FOLDED = 50
 """Draws of the shared latents under which examples are folded in, or halves of them foretold."""
+MOST_BY_STEP = 200
+"""Draws that are averaged at every step of sequences."""
 BLOCKS = 20
 """Runs of neighbouring draws whose means give the Monte Carlo error, autocorrelation and all."""
 AT_ONCE = 2_000_000
@@ -81,6 +83,8 @@ class Predictive(NamedTuple):
     """(N,): observations that each example is made of, where the story names them."""
     observation: str = ""
     """What an observation is, where each is told from those before it: ``step``."""
+    nats_by_step: float | None = None
+    """Per observation, the draws averaged anew at each; None where it is not known."""
 
 
 class Completed(NamedTuple):
@@ -171,6 +175,30 @@ def log_predictive(target: Target, draws: Mapping[str, np.ndarray], seed: int = 
     draws are taken. Raises IntractableError where it has not even that.
     """
     return _log_predictive(target, draws, seed)._replace(values=discrete_values(target))
+
+
+def averaged_by_step(target: Target, draws: Mapping[str, np.ndarray]) -> float | None:
+    """Nats per step where draws ``(S, *shape)`` are averaged anew at each step, as forecasts are.
+
+    ``mean_t log 1/S sum_s p(x_t | x_<t, theta_s)``: no draw counts for more because it told the
+    steps before well, as it does in the probability of a whole sequence. None for a story that
+    does not tell its steps.
+    """
+    if not target.story.has("by_step"):
+        return None
+    some = thinned({name: value[None] for name, value in draws.items()}, MOST_BY_STEP)
+    count = len(next(iter(some.values())))
+    dtype = getattr(torch, target.story.dtype)
+    total: Tensor | None = None
+    with target.context(), torch.no_grad():
+        for latents in each_draw(some):
+            own = {name: value.to(target.device, dtype) for name, value in latents.items()}
+            told = target.story.by_step(own, target.data)
+            assert told is not None
+            total = told.double() if total is None else torch.logaddexp(total, told.double())
+    if total is None or not len(total):
+        return None
+    return float(total.mean()) - float(np.log(count))
 
 
 def _log_predictive(target: Target, draws: Mapping[str, np.ndarray], seed: int) -> Predictive:

@@ -77,6 +77,18 @@ class WindowDensity:
         total, _ = trace_priors(self._traced(q), self._target.structure)
         return total + self._density.volume(q)
 
+    def priors_by_site(self) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+        """Means and precisions of the priors by site; None where they are no plain normals."""
+        if self._normal is None:
+            return None
+        like = torch.zeros(self.dim, device=self._target.device)
+        loc, scale = (part.expand_as(like) for part in self._normal)
+        return self.views(loc), self.views(scale**-2)
+
+    def expected_prior(self, mean: Tensor, width: Tensor) -> Tensor | None:
+        """Its mean over ``Normal(mean, width^2)`` of each coordinate; None where it is no sum."""
+        return None if self._normal is None else self._normal.expected(mean, width)
+
     def __call__(
         self,
         q: Tensor,
