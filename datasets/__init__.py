@@ -154,7 +154,7 @@ DATASETS: dict[str, DataEntry] = {
 }
 
 
-def load(spec: str, way: Way | None = None) -> Dataset:
+def load(spec: str, way: Way | None = None, gaps: bool = False) -> Dataset:
     """Data by name or file, with options after a colon.
 
     >>> load("iris:standardize=true").standardised.columns
@@ -164,13 +164,14 @@ def load(spec: str, way: Way | None = None) -> Dataset:
     ``labels=a``, a column of known classes that no model is to see. Text takes ``min_df=2``,
     ``max_df=0.5``, ``stop_words=english`` and more, and becomes counts of words; with
     ``codec=characters`` it becomes sequences of tokens, and a table of images does with
-    ``codec=raster,levels=2``. With the ``way`` of a fit data are read as they were then. Raises
-    DataError or SettingError with the place and the remedy.
+    ``codec=raster,levels=2``. With the ``way`` of a fit data are read as they were then; with
+    ``gaps`` a text may hold the mark of a gap, and an image lack pixels. Raises DataError or
+    SettingError with the place and the remedy.
     """
     name, options = _split(spec)
     if name in DATASETS:
         return _named(spec, name, options, way)
-    return _from_file(name, options, way)
+    return _from_file(name, options, way, gaps)
 
 
 def card(name: str) -> str:
@@ -225,7 +226,7 @@ def _named(spec: str, name: str, options: dict[str, str], way: Way | None) -> Da
     return _finish(spec, dataset, options, way)
 
 
-def _from_file(name: str, options: dict[str, str], way: Way | None) -> Dataset:
+def _from_file(name: str, options: dict[str, str], way: Way | None, gaps: bool) -> Dataset:
     from storyzoo.datasets import corpus, files, graphs, selection, sequences
     from storyzoo.datasets.adjacency import Adjacency
     from storyzoo.datasets.codecs import TextCodec
@@ -248,17 +249,19 @@ def _from_file(name: str, options: dict[str, str], way: Way | None) -> Dataset:
         files.check_file(path)
         if isinstance(way, TextCodec) or (way is None and "codec" in options):
             codec = way if isinstance(way, TextCodec) else None
-            return _finish(spec, sequences.read_file(path, form, options, codec), {}, way)
+            return _finish(spec, sequences.read_file(path, form, options, codec, gaps), {}, way)
         reading = way if isinstance(way, Reading) else None
         if reading is None:
             sequences.refuse_reading(path.name, options)
         return _finish(spec, corpus.read_corpus(path, form, options, reading), {}, way)
     selection.check_options(path.name, options, (*selection.SELECTING, *selection.RASTER))
     wanted = selection.read_selection(name, options)
-    return _finish(spec, files.read_file(path, wanted), options, way)
+    return _finish(spec, files.read_file(path, wanted), options, way, gaps)
 
 
-def _finish(spec: str, dataset: Dataset, options: dict[str, str], way: Way | None) -> Dataset:
+def _finish(
+    spec: str, dataset: Dataset, options: dict[str, str], way: Way | None, gaps: bool = False
+) -> Dataset:
     """Standardise or make tokens of a table where asked, and take the fingerprint."""
     import numpy as np
 
@@ -268,7 +271,7 @@ def _finish(spec: str, dataset: Dataset, options: dict[str, str], way: Way | Non
 
     standardize = read_selection(dataset.name, options).standardize
     if dataset.codec is None:
-        dataset = _rastered(dataset, options, way, standardize)
+        dataset = _rastered(dataset, options, way, standardize, gaps)
     if dataset.table is None:
         texts = {dim: "\n".join(names) for dim, names in dataset.coords.items()}
         if dataset.stream is not None:  # of which the arrays hold but the first block
@@ -285,7 +288,7 @@ def _finish(spec: str, dataset: Dataset, options: dict[str, str], way: Way | Non
 
 
 def _rastered(
-    dataset: Dataset, options: dict[str, str], way: Way | None, standardize: bool
+    dataset: Dataset, options: dict[str, str], way: Way | None, standardize: bool, gaps: bool
 ) -> Dataset:
     """A table of images as sequences, where asked, or where the data of a fit were."""
     from storyzoo.datasets import selection
@@ -294,7 +297,7 @@ def _rastered(
     name = dataset.name
     if isinstance(way, Raster) and dataset.table is not None:
         selection.leave_reading(name, options, selection.RASTER)
-        return as_raster(dataset, 0, way)
+        return as_raster(dataset, 0, way, gaps)
     if options.get("codec", "raster") != "raster":
         raise SettingError(f"data {name!r}: codec={options['codec']!r} is no codec of a table: "
                            "take codec=raster for images")  # fmt: skip

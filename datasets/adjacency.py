@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from storyzoo.datasets.codecs import Codec
 
 if TYPE_CHECKING:
     from networkx import Graph
+
+Neighbours: TypeAlias = "Graph | Mapping[int, Sequence[int]]"
+"""What gives the neighbours of a node."""
 
 NODE = 0
 """The token that begins a node's row."""
@@ -48,7 +51,15 @@ class Adjacency(Codec):
         """A codec for all orders of these graphs."""
         return cls(max(1, max(len(graph) for graph in graphs) - 1))
 
-    def encode(self, graph: Graph, order: Sequence[Any]) -> list[int]:
+    @property
+    def remark(self) -> str:
+        """Of which order a score is."""
+        return (
+            "a graph is scored in one order of its nodes, which bounds its log probability (over "
+            "all orders) from below"
+        )
+
+    def encode(self, graph: Neighbours, order: Sequence[Any]) -> list[int]:
         """Tokens of a graph with its nodes in an order.
 
         >>> Adjacency(2).encode(nx.path_graph(3), [0, 1, 2])
@@ -80,6 +91,18 @@ class Adjacency(Codec):
                 return None
         return graph
 
+    def redrawn(
+        self, arrays: Mapping[str, np.ndarray], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """Tokens of the same graphs, each in a new breadth-first order; lengths stay."""
+        found: list[int] = []
+        tokens, place = arrays["token"].tolist(), 0
+        for size in arrays["length"].tolist():
+            graph = _neighbours(tokens[place : place + size])
+            found += self.encode(graph, breadth_first(graph, rng))
+            place += size
+        return {"token": np.array(found, np.int64)}
+
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:
         """The reach is a number above zero."""
@@ -89,7 +112,20 @@ class Adjacency(Codec):
         return codec
 
 
-def breadth_first(graph: Graph, rng: np.random.Generator) -> list[Any]:
+def _neighbours(tokens: Sequence[int]) -> dict[int, list[int]]:
+    """The neighbours of each node of a graph that tokens tell of."""
+    graph: dict[int, list[int]] = {}
+    for token in tokens:
+        if token == NODE:
+            graph[len(graph)] = []
+        else:
+            node = len(graph) - 1
+            graph[node].append(node - token)
+            graph[node - token].append(node)
+    return graph
+
+
+def breadth_first(graph: Neighbours, rng: np.random.Generator) -> list[Any]:
     """Nodes in the order of a search from a random node, neighbours of a node in random order."""
     nodes = list(graph)
     rank = {nodes[i]: place for place, i in enumerate(rng.permutation(len(nodes)))}

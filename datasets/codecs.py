@@ -20,7 +20,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from storyzoo.datasets.gaps import GAP
 from storyzoo.errors import DataError, SettingError, nearest
+
+MISSING = -1
+"""What stands in a sequence where a token is not known."""
 
 MAX_TOKENS = 2**20
 """More different tokens than these, a million, are refused: a story gives each a probability."""
@@ -57,6 +61,11 @@ class Codec(ABC):
     @abstractmethod
     def symbols(self) -> tuple[str, ...]:
         """What each token stands for, to be shown."""
+
+    @property
+    def remark(self) -> str:
+        """What who reads a score of such sequences should know."""
+        return ""
 
     def as_record(self) -> dict[str, Any]:
         """Plain values, as ``fit.json`` keeps them."""
@@ -152,6 +161,22 @@ class TextCodec(Codec):
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens; what no text encodes to gives U+FFFD."""
 
+    def encode_with_gaps(self, text: str) -> list[int]:
+        """The tokens of a text in which each :data:`~storyzoo.datasets.gaps.GAP` is one missing.
+
+        >>> Bytes().encode_with_gaps("a[?]c")
+        [97, -1, 99]
+        """
+        tokens: list[int] = []
+        for place, part in enumerate(text.split(GAP)):
+            tokens += [MISSING] * (place > 0) + self.encode(part)
+        return tokens
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """Tokens that are no text by themselves: what is missing is none of them."""
+        return ()
+
     def spans(self, tokens: Sequence[int]) -> list[int]:
         """How many tokens stand for one piece of text each, one after another."""
         return [1] * len(tokens)
@@ -237,6 +262,11 @@ class Spelling(TextCodec):
                 f"it has {len(kept):,} different symbols: keep those used most, with symbols=10000"
             )
         return cls(tuple(sorted(kept)), by)  # type: ignore[call-arg]  # a subclass is a dataclass
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """The escape."""
+        return (self.n_tokens - 1,)
 
     @cached_property
     def _place(self) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from storyzoo.datasets.codecs import Codec
 from storyzoo.datasets.standardise import Standardised
+from storyzoo.datasets.unread import Unread
 from storyzoo.datasets.vocabulary import Reading
 
 
@@ -28,6 +29,10 @@ class Stream(Protocol):
 
     def blocks(self, size: int) -> Iterator[Mapping[str, np.ndarray | int]]:
         """Arrays by name, ``size`` examples at a time, the last maybe fewer."""
+
+
+Redraw = Callable[[Mapping[str, np.ndarray], np.random.Generator], Mapping[str, np.ndarray]]
+"""Arrays of some examples -> those of them that change, of the same shapes."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,13 @@ class Dataset:
     standardised: Standardised | None = None
     reading: Reading | None = None
     """How text became counts, by which new text is read in the same way."""
+    unread: Unread | None = None
+    """Unknown words and gaps of documents that were read by the reading of a fit."""
     codec: Codec | None = None
     """How text, images or graphs became tokens, by which new ones do in the same way."""
+    redraw: Redraw | None = None
+    """Where examples can be told in several ways: another of them, which an ascent asks for anew
+    on each pass."""
     stream: Stream | None = None
     """All examples, where the arrays hold but the first of them."""
     sha256: str = ""

@@ -1,13 +1,15 @@
 """Sets of graphs as sequences, each graph in a few orders of its nodes.
 
 How probable a graph is in one order bounds from below how probable it is in any: the orders of a
-graph are sequences of their own, and a graph's orders stay on one side of a split.
+graph are sequences of their own, and a graph's orders stay on one side of a split. While a mode is
+sought they are drawn anew on each pass, unless ``anew=false``; what is scored keeps its orders.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".edges", ".edgelist")
 """Files with an edge per line."""
-OPTIONS = ("orders",)
+OPTIONS = ("orders", "anew")
 HELDOUT = 0.2
 """Share of the graphs of a named set that are to score."""
 SEED = 0
@@ -32,17 +34,18 @@ SEED = 0
 MAX_NODES = 5_000
 
 
-def graph_atlas(orders: int = 1) -> Dataset:
+def graph_atlas(orders: int = 1, anew: bool = True) -> Dataset:
     """The 996 connected graphs of one to seven nodes, of Read and Wilson's atlas."""
     import networkx
     from networkx.generators.atlas import graph_atlas_g
 
     graphs = [graph for graph in graph_atlas_g() if len(graph) and networkx.is_connected(graph)]
     labels = pd.Series([len(graph) for graph in graphs], name="nodes")
-    return _split(as_sequences("graph-atlas", graphs, orders, labels=labels), len(graphs), orders)
+    found = as_sequences("graph-atlas", graphs, orders, labels=labels, anew=anew)
+    return _split(found, len(graphs), orders)
 
 
-def enzymes(orders: int = 1) -> Dataset:
+def enzymes(orders: int = 1, anew: bool = True) -> Dataset:
     """600 protein graphs, their nodes pieces of secondary structure; the class is the label."""
     from networkx import Graph
 
@@ -57,7 +60,8 @@ def enzymes(orders: int = 1) -> Dataset:
     for u, v in edges.tolist():  # each edge stands there both ways
         graphs[owner[u - 1] - 1].add_edge(u, v)
     labels = pd.Series(classes, name="class")
-    return _split(as_sequences("enzymes", graphs, orders, labels=labels), len(graphs), orders)
+    found = as_sequences("enzymes", graphs, orders, labels=labels, anew=anew)
+    return _split(found, len(graphs), orders)
 
 
 def _split(dataset: Dataset, n_graphs: int, orders: int) -> Dataset:
@@ -74,8 +78,11 @@ def as_sequences(
     orders: int = 1,
     codec: Adjacency | None = None,
     labels: pd.Series | None = None,
+    anew: bool = True,
 ) -> Dataset:
     """Graphs of networkx as sequences of tokens, each in ``orders`` random breadth-first orders.
+
+    With ``anew`` an ascent by windows draws them anew on each pass.
 
     DataError where a graph has direction, weights, loops or several edges between two nodes, or,
     with the codec of a fit, more nodes than that has tokens for.
@@ -92,12 +99,7 @@ def as_sequences(
     for number, graph in enumerate(graphs, start=1):
         for _ in range(orders):
             found = codec.encode(graph, breadth_first(graph, rng))
-            if max(found, default=0) > codec.reach:
-                raise DataError(
-                    f"{name}, graph {number} has {len(graph)} nodes and an edge that reaches back "
-                    f"{max(found)} of them, but the largest of the fit has {codec.reach + 1} "
-                    "nodes: leave it out"
-                )
+            check_reach(f"{name}, graph {number}", graph, found, codec)
             sequences.append(found)
     return Dataset(
         name,
@@ -105,7 +107,17 @@ def as_sequences(
         coords={"symbol": codec.symbols},
         labels=None if labels is None else labels.repeat(orders).reset_index(drop=True),
         codec=codec,
+        redraw=codec.redrawn if anew else None,
     )
+
+
+def check_reach(place: str, graph: Graph, tokens: Sequence[int], codec: Adjacency) -> None:
+    """DataError where an edge reaches further back than a codec has tokens for."""
+    if max(tokens, default=0) > codec.reach:
+        raise DataError(
+            f"{place} has {len(graph)} nodes and an edge that reaches back {max(tokens)} of them, "
+            f"but the largest of the fit has {codec.reach + 1} nodes: leave it out"
+        )
 
 
 def _check(place: str, graph: Graph) -> None:
@@ -136,21 +148,39 @@ def read_file(path: Path, options: Mapping[str, str], codec: Adjacency | None) -
 
     selection.check_options(path.name, options, OPTIONS)
     orders = int(selection.read_option(path.name, "orders", options.get("orders", "1"), int))
+    anew = bool(selection.read_option(path.name, "anew", options.get("anew", "true"), bool))
+    graphs = parsed(path.name, read_lines(path))
+    return as_sequences(path.name, graphs, orders, codec, anew=anew)
+
+
+def parsed(name: str, blocks: Iterable[Sequence[str]]) -> list[Graph]:
+    """The graphs of an edge list, whose lines come in blocks."""
     graphs: list[Graph] = []
     block: list[tuple[int, list[str]]] = []
-    number = 0
-    for lines in read_lines(path):
-        for line in lines:
-            number += 1
-            content = line.partition("#")[0].split()
-            if content:
-                block.append((number, content))
-            elif block and not line.strip():
-                graphs.append(_of_lines(path.name, block))
-                block = []
+    for number, line in enumerate(itertools.chain.from_iterable(blocks), start=1):
+        content = line.partition("#")[0].split()
+        if content:
+            block.append((number, content))
+        elif block and not line.strip():
+            graphs.append(_of_lines(name, block))
+            block = []
     if block:
-        graphs.append(_of_lines(path.name, block))
-    return as_sequences(path.name, graphs, orders, codec)
+        graphs.append(_of_lines(name, block))
+    return graphs
+
+
+def written(graphs: Iterable[Graph]) -> str:
+    """Graphs whose nodes are numbers as an edge list, by the lower and then the higher end.
+
+    >>> written([nx.path_graph(3), nx.empty_graph(1)])
+    '0 1\\n1 2\\n\\n0\\n'
+    """
+    blocks = []
+    for graph in graphs:
+        lines = [tuple(sorted(edge)) for edge in graph.edges]
+        lines += [(node,) for node in graph if not graph.degree(node)]
+        blocks.append("".join(" ".join(map(str, line)) + "\n" for line in sorted(lines)))
+    return "\n".join(blocks)
 
 
 def _of_lines(name: str, lines: Sequence[tuple[int, list[str]]]) -> Graph:

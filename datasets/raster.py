@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from storyzoo.datasets.codecs import Codec
+from storyzoo.datasets.codecs import MISSING, Codec
 from storyzoo.datasets.dataset import Dataset
 from storyzoo.errors import DataError, SettingError
 
@@ -67,9 +67,10 @@ class Raster(Codec):
         return cls(tuple(map(str, table.columns)), levels, low, high)
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """Levels (…,) of values (…,) from low to high."""
+        """Levels (…,) of values (…,) from low to high; MISSING where a value is NaN."""
         share = (values - self.low) / (self.high - self.low)
-        tokens: np.ndarray = np.round(share * (self.levels - 1)).astype(np.int64)
+        levels = np.where(np.isnan(share), MISSING, np.round(share * (self.levels - 1)))
+        tokens: np.ndarray = levels.astype(np.int64)
         return tokens
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
@@ -83,8 +84,11 @@ class Raster(Codec):
         ends = {key: float(values[key]) for key in ("low", "high")}
         return super().from_values({**values, **ends, "levels": int(values["levels"])})
 
-    def check(self, name: str, table: pd.DataFrame) -> None:
-        """DataError where images are of another size, have holes or values that no level has."""
+    def check(self, name: str, table: pd.DataFrame, gaps: bool) -> None:
+        """DataError where images are of another size, or have values that no level has.
+
+        Missing ones are such values too, unless there may be ``gaps``.
+        """
         if len(table.columns) != len(self.columns):
             raise DataError(
                 f"{name}: images of {len(table.columns)} pixels, but those of the fit have "
@@ -98,17 +102,30 @@ class Raster(Codec):
             )
         values = table.to_numpy()
         outside = ~((values >= self.low) & (values <= self.high))
+        if gaps:
+            outside &= ~np.isnan(values)
         if outside.any():
             row, column = np.argwhere(outside)[0]
+            if np.isnan(values[row, column]):
+                raise DataError(
+                    f"{name}: row {row + 1}, column {self.columns[column]!r} is missing: fill it "
+                    "first (zoo impute)"
+                )
             raise DataError(
                 f"{name}: row {row + 1}, column {self.columns[column]!r} is "
-                f"{values[row, column]:g}: pixels go from {self.low:g} to {self.high:g}, none "
-                "missing"
+                f"{values[row, column]:g}: pixels go from {self.low:g} to {self.high:g}"
             )
 
 
-def as_raster(dataset: Dataset, levels: int, codec: Raster | None = None) -> Dataset:
-    """A table of images (N, pixels) as N sequences of tokens; with a codec, by that."""
+def as_raster(
+    dataset: Dataset, levels: int, codec: Raster | None = None, gaps: bool = False
+) -> Dataset:
+    """A table of images (N, pixels) as N sequences of tokens; with a codec, by that.
+
+    With ``gaps`` pixels may be missing, also one in all images.
+    """
+    if gaps and codec is not None:
+        dataset = dataset.with_empty(codec.columns)
     table = dataset.table
     if table is None:
         raise SettingError(f"{dataset.name} is no table of images: leave codec= out")
@@ -116,7 +133,7 @@ def as_raster(dataset: Dataset, levels: int, codec: Raster | None = None) -> Dat
         codec = codec or Raster.learn(table, levels)
     except SettingError as error:
         raise SettingError(f"data {dataset.name!r}: {error}") from None
-    codec.check(dataset.name, table)
+    codec.check(dataset.name, table, gaps)
     arrays = codec.arrays([*codec.encode(table.to_numpy())])
     coords = {"symbol": codec.symbols}
     return dataclasses.replace(

@@ -17,6 +17,7 @@ import numpy as np
 from storyzoo.datasets import selection
 from storyzoo.datasets.codecs import TextCodec, codec_class, cut
 from storyzoo.datasets.dataset import Dataset
+from storyzoo.datasets.gaps import GAP
 from storyzoo.datasets.selection import CODING, READING
 from storyzoo.datasets.text import (
     MAX_DOCUMENT,
@@ -81,9 +82,12 @@ def coding_of(name: str, options: Mapping[str, str], by: str) -> Coding:
 
 
 def read_file(
-    path: Path, form: str, options: Mapping[str, str], codec: TextCodec | None
+    path: Path, form: str, options: Mapping[str, str], codec: TextCodec | None, gaps: bool = False
 ) -> Dataset:
-    """Sequences from the user's text, of any form in which documents come; by a run's codec."""
+    """Sequences from the user's text, of any form in which documents come; by a run's codec.
+
+    With ``gaps`` the mark of a gap is a token that is missing.
+    """
     if form not in FORMS:
         raise SettingError(
             f"data {path.name!r}: codec= is for text, and this holds counts or numbers: leave it "
@@ -92,7 +96,7 @@ def read_file(
     if codec is not None:
         selection.leave_reading(path.name, options, CODING)
         selection.check_options(path.name, options, FORMS[form])
-        return as_sequences(_open(path, form, options), codec)
+        return as_sequences(_open(path, form, options), codec, gaps)
     coding = coding_of(path.name, options, "line" if form == "lines" else "document")
     selection.check_options(path.name, options, (*FORMS[form], *CODING))
     return as_sequences(_open(path, form, options), coding)
@@ -118,7 +122,7 @@ def read_text(path: Path) -> str:
     return decode(path.name, b"".join(pieces))
 
 
-def as_sequences(texts: Texts, how: Coding | TextCodec) -> Dataset:
+def as_sequences(texts: Texts, how: Coding | TextCodec, gaps: bool = False) -> Dataset:
     """Documents as a data set of tokens; a coding learns its codec from them first.
 
     Where the set has a split of its own, from those to fit alone. What has no token is spelt out,
@@ -146,7 +150,7 @@ def as_sequences(texts: Texts, how: Coding | TextCodec) -> Dataset:
     whole = len(sequences) == len(documents)
     labels = texts.labels
     return dataclasses.replace(
-        of_texts(texts.name, sequences, codec),
+        of_texts(texts.name, sequences, codec, gaps),
         coords={"symbol": codec.symbols} | ({"sequence": texts.names} if whole else {}),
         labels=None if labels is None else labels[owner].reset_index(drop=True),
         test_rows=_rows(texts.test_rows, owner),
@@ -164,17 +168,19 @@ def _rows(documents: np.ndarray | None, owner: np.ndarray) -> np.ndarray | None:
     return None if documents is None else np.flatnonzero(np.isin(owner, documents))
 
 
-def of_texts(name: str, sequences: Sequence[str], codec: TextCodec) -> Dataset:
+def of_texts(name: str, sequences: Sequence[str], codec: TextCodec, gaps: bool = False) -> Dataset:
     """Texts as sequences of tokens, one each."""
+    encode = codec.encode_with_gaps if gaps else codec.encode
     tokens = []
     total = 0
     for text in sequences:
-        tokens.append(codec.encode(text))
+        tokens.append(encode(text))
         total += len(tokens[-1])
         if total > MAX_LENGTH:
             raise DataError(f"{name} holds more than {MAX_LENGTH:,} tokens: give less of it")
     arrays = codec.arrays(tokens)
-    notes = spelt_out(name, codec.unknown(sequences))
+    parts = itertools.chain.from_iterable(t.split(GAP) if gaps else [t] for t in sequences)
+    notes = spelt_out(name, codec.unknown(parts))
     return Dataset(name, arrays=arrays, coords={"symbol": codec.symbols}, codec=codec, notes=notes)
 
 

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyro
@@ -42,7 +41,7 @@ from torch import Tensor
 from storyzoo.errors import DataError
 from storyzoo.models.distributions.deferred import Deferred
 from storyzoo.models.kernels.symbols import check_lengths, first_steps
-from storyzoo.models.recurrence import Core, Recurrence, UnrolledSequences, stepped
+from storyzoo.models.recurrence import Core, Recurrence, UnrolledSequences, Walk
 from storyzoo.story import Data, Latents
 
 
@@ -101,12 +100,10 @@ class PianoRoll(Recurrence):
         network = self.lifted(key.shape[1], None, key.shape[1])
         return UnrolledSequences(self, network, inputs, key, length)
 
-    def step(self, latents: Latents, state: Any) -> tuple[Any, Any]:
-        """The keys (K,) of the next step; states of (B, K) pieces go side by side."""
-        bias = latents["output_bias"]
-        network = self.lifted(len(bias), None, len(bias))
-        logits, after = stepped(network, latents, torch.zeros_like(bias), state)
-        return dist.Bernoulli(logits=logits).to_event(1), after
+    def stepper(self, latents: Latents) -> Walk:
+        """The keys (K,) of the next step, or (B, K) of pieces side by side."""
+        first = torch.zeros_like(latents["output_bias"])
+        return Walk(self, latents, first, lambda logits: dist.Bernoulli(logits=logits).to_event(1))
 
     def initial(self, data: Data, rng: np.random.Generator) -> dict[str, Tensor]:
         """Small weights, and each key as often down as it is in the data."""

@@ -7,7 +7,7 @@ every sum. Each weight has the prior ``Normal(0, weight_sd)``; the network has n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,6 +17,7 @@ from storyzoo.errors import SettingError
 from storyzoo.models.kernels.lifted import Lifted
 from storyzoo.models.kernels.perturbed import perturbed
 from storyzoo.models.kernels.recurrent import CORES, State, buckets, dropped, lifted, windows
+from storyzoo.models.kernels.stepwise import Stepwise
 from storyzoo.story import Data, Latents, Story, Unrolled
 
 Core = Literal["gru", "lstm", "rnn"]
@@ -96,6 +97,12 @@ class Recurrence(Story):
         """(N,): steps of each sequence; its END is one, where it has one."""
         return self.steps(data).lengths
 
+    def step(self, latents: Latents, state: Any) -> tuple[Any, Any]:
+        """The next step; states of (B,) sequences go side by side."""
+        found = self.stepper(latents)(state)
+        assert found is not None
+        return found
+
 
 class UnrolledSequences:
     """The steps of sequences end to end, as a recurrent story tells them."""
@@ -166,15 +173,23 @@ class UnrolledSequences:
         return torch.cat(told)
 
 
-def stepped(network: Lifted, latents: Latents, first: Tensor, state: Any) -> tuple[Tensor, State]:
-    """Logits (V,) or (B, V) of the next step and what the core carries, for ``Story.step``.
+class Walk:
+    """Steps of sequences under given weights: ``step`` of a story, its network made ready once."""
 
-    ``first``, () or (features,), stands before the first step. A state that was told of one
-    sequence goes on with as many as there are observations (B, …).
-    """
-    before, inputs = ((), first) if state is None else state
-    alone = inputs.dim() == first.dim()
-    rows = inputs.to(first.dtype).reshape(-1, *first.shape)
-    before = tuple(part.expand(-1, len(rows), -1).contiguous() for part in before)
-    logits, after = network(latents, rows[:, None], before, None)
-    return logits[0, 0] if alone else logits[:, 0], after
+    def __init__(
+        self, story: Recurrence, latents: Latents, first: Tensor, told: Callable[[Tensor], Any]
+    ) -> None:
+        self._network = Stepwise(story.core, story.n_layers, latents)
+        self._first, self._told = first, told
+
+    def __call__(self, state: Any) -> tuple[Any, State]:
+        """What is told by the logits (V,) or (B, V) of the next step, and what the core carries.
+
+        ``first``, () or (features,), stands before the first step. A state that was told of one
+        sequence goes on with as many as there are observations (B, …).
+        """
+        first = self._first
+        before, inputs = ((), first) if state is None else state
+        rows = inputs.to(first.dtype).reshape(-1, *first.shape)
+        logits, after = self._network(rows, before)
+        return self._told(logits[0] if inputs.dim() == first.dim() else logits), after

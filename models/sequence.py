@@ -50,6 +50,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -63,7 +64,7 @@ from storyzoo.models.distributions.deferred import Deferred
 from storyzoo.models.kernels.lifted import Lifted
 from storyzoo.models.kernels.recurrent import frequencies
 from storyzoo.models.kernels.symbols import check_symbols, one_length, refuse_gaps, unrolled
-from storyzoo.models.recurrence import Core, Recurrence, UnrolledSequences, stepped
+from storyzoo.models.recurrence import Core, Recurrence, UnrolledSequences, Walk
 from storyzoo.story import Data, Latents
 
 
@@ -155,14 +156,12 @@ class Sequence(Recurrence):
         said = self.end == "yes" or (self.end == "auto" and not one_length(data["length"]))
         return int(data["n_tokens"]) if said else None
 
-    def step(self, latents: Latents, state: Any) -> tuple[Any, Any]:
-        """The next symbol, END being the last; states of (B,) sequences go side by side."""
-        n_inputs, n_embedding = latents["embedding_weight"].shape
-        bias = latents["output_bias"]
-        network = self.lifted(n_inputs, n_embedding, len(bias))
-        first = torch.full((), n_inputs - 1, device=bias.device)
-        logits, after = stepped(network, latents, first, state)
-        return dist.Categorical(logits=logits), after
+    def stepper(self, latents: Latents) -> Walk:
+        """The next symbol, END being the last."""
+        start = len(latents["embedding_weight"]) - 1
+        first = torch.full((), start, device=latents["output_bias"].device)
+        told = partial(dist.Categorical, None, validate_args=False)  # by logits
+        return Walk(self, latents, first, told)
 
     def initial(self, data: Data, rng: np.random.Generator) -> dict[str, Tensor]:
         """Small weights, and the symbols as often as they are in the data."""

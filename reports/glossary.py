@@ -434,9 +434,9 @@ ENTRIES: dict[str, Entry] = {
     ),
     "shared_topics": Entry(
         "Shared topics: do runs find the same?",
-        "Topics of every two chains are matched one to one, and those whose words' probabilities "
-        "have a cosine of at least 0.8 count as found by both. What only one run finds may be of "
-        "use, but should not be leant on.",
+        "Topics of every two chains, or restarts, are matched one to one, and those whose words' "
+        "probabilities have a cosine of at least 0.8 count as found by both. What only one run "
+        "finds may be of use, but should not be leant on.",
         "mean over pairs of |{k: cosine(phi_k, phi'_match(k)) >= 0.8}|",
         "Greene, O'Callaghan & Cunningham (2014), ECML PKDD",
         ("stability",),

@@ -56,7 +56,7 @@ QUANTITIES: dict[str, Quantity] = {
     "npmi": Quantity("Coherence (NPMI)", "−1 to 1", EXACT, 3),
     "c_v": Quantity("Coherence (C_V by documents)", "", EXACT, 3),
     "topic_diversity": Quantity("Topic diversity", "share of words", EXACT, 3),
-    "shared_topics": Quantity("Topics that chains share", "mean over pairs", EXACT, 1),
+    "shared_topics": Quantity("Topics that runs share", "mean over pairs", EXACT, 1),
     "topic_cosine": Quantity("Cosine of matched topics", "mean over pairs of chains", EXACT, 3),
     "elpd_loo": Quantity("ELPD-LOO", "nats", ESTIMATE, 1),
     "p_loo": Quantity("Effective parameters (p_loo)", "", ESTIMATE, 1),

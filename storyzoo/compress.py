@@ -12,14 +12,13 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from storyzoo.datasets.codecs import TextCodec
-from storyzoo.datasets.raster import Raster
+from storyzoo.contents import Content, content_of
 from storyzoo.errors import DataError, RefusedError
 from storyzoo.fit import Fit, describe_story
 from storyzoo.folder import plain
@@ -30,6 +29,8 @@ MAGIC = b"zoo\x00"
 FORMAT = 1
 DIGITS = 21
 """Bytes that the length of a sequence takes at most, with the comma and space behind it."""
+MOST_TOKENS = 22
+"""Tokens that a byte becomes at most: an escape and a code point in 21 binary digits."""
 DRAWS = 8
 """Draws of the posterior that foretell together; each takes as long as one alone."""
 
@@ -40,7 +41,7 @@ class Header(NamedTuple):
     """What stands before the payload, and a checksum of it all behind."""
 
     codec: str
-    """Kind of the codec."""
+    """Kind of the codec; ``table`` where there is none."""
     draws: int
     """Draws that foretold together."""
     sequences: int
@@ -96,18 +97,25 @@ def read(name: str, content: bytes) -> tuple[Header, bytes]:
         raise DataError(_cut_short(name, len(content), end + 4 + payload))
     if len(body) > payload or zlib.crc32(body) != checksum:
         raise DataError(f"{name} is damaged (its checksum is wrong): copy it again")
-    kind = content[_FIXED.size : _FIXED.size + size].decode()
+    kind = content[_FIXED.size : _FIXED.size + size].decode(errors="replace")
     lengths = _lengths(content[end - told : end], sequences) if told else ()
+    possible = draws > 0 and sequences <= original + 1 and steps <= MOST_TOKENS * original
+    if not possible or lengths is None or (told and sum(lengths) != steps):
+        raise DataError(f"{name} is damaged (its header tells of what can't be): copy it again")
     head = Header(
-        kind, draws, sequences, steps, original, payload, model, digest, checksum, tuple(lengths)
+        kind, draws, sequences, steps, original, payload, model, digest, checksum, lengths
     )
     return head, body
 
 
-def _lengths(packed: bytes, sequences: int) -> list[int]:
-    """Of the sequences; no more is unpacked than so many numbers take."""
-    told = zlib.decompressobj().decompress(packed, DIGITS * sequences + 2)
-    return [int(length) for length in json.loads(told)]
+def _lengths(packed: bytes, sequences: int) -> tuple[int, ...] | None:
+    """Of the sequences, None where they are none; no more is unpacked than so many numbers take."""
+    try:
+        told = zlib.decompressobj().decompress(packed, DIGITS * sequences + 2)
+        lengths = tuple(map(int, json.loads(told)))
+    except (zlib.error, ValueError, TypeError, OverflowError, RecursionError):
+        return None
+    return lengths if len(lengths) == sequences and all(n >= 0 for n in lengths) else None
 
 
 def _cut_short(name: str, size: int, wanted: int) -> str:
@@ -124,10 +132,10 @@ class Compressor:
 
     def compress(self, name: str, content: bytes) -> bytes:
         """The content of a file, compressed. DataError where the fit's codec can't take it."""
-        self._check()
+        form = self._content()
         if not content:
             raise DataError(f"{name} is empty (0 bytes): there is nothing to compress")
-        sequences = self._encode(name, content)
+        sequences = form.encode(name, content)
         latents, end = self.fit.latents(self.draws), self._end()
         steps = sum(map(len, sequences))
         bar = self._bar("compress", steps)
@@ -151,7 +159,7 @@ class Compressor:
 
     def decompress(self, name: str, content: bytes) -> bytes:
         """What :meth:`compress` was given. DataError where that can't be had back."""
-        self._check()
+        form = self._content()
         head, payload = read(name, content)
         latents = self.fit.latents(head.draws)
         if self._model(latents) != head.model:
@@ -159,6 +167,8 @@ class Compressor:
                 f"{name} was compressed by another fit ({head.codec}) than "
                 f"{self.fit.folder or 'this'}: name the folder of that run"
             )
+        if len(head.lengths) != (head.sequences if self._end() is None else 0):
+            raise DataError(f"{name} is damaged (of other sequences than the fit's): copy it again")
         bar = self._bar("decompress", head.steps)
         try:
             found = coding.decode(
@@ -169,8 +179,8 @@ class Compressor:
                 self._end(),
                 bar,
             )
-            original = self._decode([sequence[:, 0] for sequence in found])
-        except (coding.OtherSymbolsError, UnicodeError):
+            original = form.decode(found)
+        except (coding.OtherSymbolsError, ValueError):  # of which UnicodeError is one
             original = b""
         finally:
             bar.close()
@@ -183,30 +193,21 @@ class Compressor:
 
     # -- the model ---------------------------------------------------------------------------
 
-    def _check(self) -> None:
-        story, codec = self.fit.story, self.fit.codec
-        if not story.has("step"):
+    def _content(self) -> Content:
+        """What files hold; RefusedError where the fit can't tell them."""
+        if not self.fit.story.has("step"):
             raise RefusedError(
-                f"{story.name} can't compress: it does not tell sequences step by step; fit "
-                "sequence or ngram"
+                f"{self.fit.story.name} can't compress: it does not tell sequences step by step; "
+                "fit sequence or ngram"
             )
-        if not isinstance(codec, TextCodec | Raster):
-            raise RefusedError(
-                f"{story.name} on {self.fit.data_name} compresses no files: fit it to text with "
-                "codec=characters, or to images with codec=raster"
-            )
-        if isinstance(codec, Raster) and codec.levels != codec.high - codec.low + 1:
-            raise RefusedError(
-                f"{self.fit.data_name} has fewer levels than pixels have values, so that images "
-                "can't be given back: fit with codec=raster alone"
-            )
+        return content_of(self.fit)
 
     def _end(self) -> int | None:
         return self.fit.story.ends(self.fit.target.data)
 
     def _kind(self) -> str:
         codec = self.fit.codec
-        return "" if codec is None else codec.kind
+        return "table" if codec is None else codec.kind
 
     def _model(self, latents: Mapping[str, np.ndarray]) -> bytes:
         """Half of a SHA-256 of all that the probabilities depend on."""
@@ -223,39 +224,6 @@ class Compressor:
         bar = Progress(label, quiet=not self.progress)
         bar.start(total)
         return bar
-
-    # -- files and tokens --------------------------------------------------------------------
-
-    def _encode(self, name: str, content: bytes) -> list[np.ndarray]:
-        """Tokens of each sequence: of text cut as the fit's, of images a byte per pixel."""
-        codec = self.fit.codec
-        if isinstance(codec, Raster):
-            size = len(codec.columns)
-            if len(content) % size:
-                raise DataError(
-                    f"{name} has {len(content):,} bytes, but an image of the fit has {size} "
-                    "pixels: give images one after another, a byte for each pixel"
-                )
-            pixels = np.frombuffer(content, np.uint8).reshape(-1, size)
-            outside = (pixels < codec.low) | (pixels > codec.high)
-            if outside.any():
-                image, place = np.argwhere(outside)[0]
-                raise DataError(
-                    f"{name}: image {image + 1}, pixel {place + 1} is {pixels[image, place]}: "
-                    f"pixels of the fit go from {codec.low:g} to {codec.high:g}"
-                )
-            return [*codec.encode(pixels.astype(float))]
-        assert isinstance(codec, TextCodec)
-        texts = codec.cut(content.decode("utf-8", "surrogateescape"))
-        return [np.array(codec.encode(text), np.int64) for text in texts]
-
-    def _decode(self, sequences: Sequence[np.ndarray]) -> bytes:
-        codec = self.fit.codec
-        if isinstance(codec, Raster):
-            return bytes(codec.decode(np.stack(sequences)).round().astype(np.uint8).tobytes())
-        assert isinstance(codec, TextCodec)
-        text = codec.joined(codec.decode(sequence.tolist()) for sequence in sequences)
-        return text.encode("utf-8", "surrogateescape")
 
 
 def _half(content: bytes) -> bytes:

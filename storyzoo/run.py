@@ -42,7 +42,7 @@ from storyzoo.inference.engine.method import Method
 from storyzoo.inference.engine.progress import Progress
 from storyzoo.inference.engine.relabelling import relabel
 from storyzoo.inference.engine.target import Stream, Target, make_target
-from storyzoo.inference.engine.tree import draws_of
+from storyzoo.inference.engine.tree import RESTARTS, draws_of
 from storyzoo.models import load_story
 from storyzoo.reports.compare import choose_best, compare_table, summary_of, to_csv
 from storyzoo.reports.page import compare_page
@@ -113,8 +113,10 @@ def prepare(
     bound = bind(story, dataset, target)
     units = units_of(story, bound)
     whole = make_target(story, bound.arrays, device=device, coords=bound.coords)
-    own = bound.dataset.validation_rows if bound.dataset else None
-    whole = replace(whole, stream=_stream(bound, holdout), validation_rows=own)
+    whole = replace(whole, stream=_stream(bound, holdout))
+    if bound.dataset is not None:
+        own = bound.dataset.validation_rows
+        whole = replace(whole, validation_rows=own, redraw=bound.dataset.redraw)
     train_rows, test_rows = _split(whole, bound, holdout)
     train = whole if test_rows is None else whole.rows(train_rows)
     story = story.scaled_to(train.data)
@@ -251,14 +253,16 @@ def _fitted(
     tree, said = complete(tree, task.train, seed)
     draws = draws_of(task.train.structure, tree["posterior"])
     heldout, completed = _score(task, draws, seed), _completed(task, draws)
-    sequential, scores = _sequential(task, draws), _story_scores(task.train, draws)
+    sequential, scores = _sequential(task, draws), _story_scores(task.train, tree)
     tree = task.units.shown(tree)
+    codec = None if task.bound.dataset is None else task.bound.dataset.codec
+    remark = (codec.remark,) if codec is not None and codec.remark else ()
     answer = Fit(
         story=task.story,
         method=method,
         seed=seed,
         info=info,
-        verdict=judge(tree, info, kind=method.kind, story=task.story),
+        judged=judge(tree, info, kind=method.kind, story=task.story),
         tree=tree,
         summary={},
         description=description,
@@ -270,28 +274,34 @@ def _fitted(
         fitted=fitted_scores(tree, task.train),
         completed=completed,
         sequential=sequential,
-        notes=(*task.bound.notes, *task.story.remarks(task.train.data), *notes, *said),
+        notes=(*task.bound.notes, *task.story.remarks(task.train.data), *remark, *notes, *said),
     )
     answer.summary = summary_of(answer)
-    codec = None if task.bound.dataset is None else task.bound.dataset.codec
     told = text_scores(codec, task.test, heldout)
     answer.summary["metrics"] |= scores | {f"heldout_{name}": v for name, v in told.items()}
     return answer
 
 
-def _story_scores(target: Target, draws: Mapping[str, np.ndarray]) -> dict[str, float]:
+def _story_scores(target: Target, tree: DataTree) -> dict[str, float]:
     """What the story itself scores a point by, in the units of the fit: the mean of draws.
 
-    And how far chains agree, each by the mean of its own.
+    And how far chains agree, each by the mean of its own, or the restarts of an ascent.
     """
+    draws = draws_of(target.structure, tree["posterior"])
     if not draws:
         return {}
     by_chain = {name: torch.as_tensor(value.mean(1)) for name, value in draws.items()}
     point = {name: value.mean(0) for name, value in by_chain.items()}
     count = len(next(iter(by_chain.values())))
-    chains = [{n: value[i] for n, value in by_chain.items()} for i in range(count)]
+    runs = [{n: value[i] for n, value in by_chain.items()} for i in range(count)]
+    if RESTARTS in tree.children:
+        ends = tree[RESTARTS].to_dataset()
+        runs = [
+            {str(n): torch.as_tensor(v.values) for n, v in ends.isel(restart=i).data_vars.items()}
+            for i in range(ends.sizes["restart"])
+        ]
     found = target.story.scores(point, target.data)
-    return found if count < 2 else {**found, **target.story.agreement(chains)}
+    return found if len(runs) < 2 else {**found, **target.story.agreement(runs)}
 
 
 def _score(task: Task, draws: Mapping[str, np.ndarray], seed: int) -> Predictive | None:

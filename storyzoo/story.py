@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ctypes import CDLL
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -375,6 +376,13 @@ class Story:
         """
         return None
 
+    def one_more(self, latents: Latents, data: Data) -> Tensor | None:
+        """(N, V): probability of each value of one more observation of each example.
+
+        Given its others and the shared latents, for examples of exchangeable discrete observations.
+        """
+        return None
+
     def left_to_right(
         self, latents: Latents, data: Data, rng: np.random.Generator
     ) -> LeftToRight | None:
@@ -398,6 +406,13 @@ class Story:
         the state these lie along the last dim but one, in vectors along the only one.
         """
         return None
+
+    def stepper(self, latents: Latents) -> Callable[[Any], tuple[Distribution, Any] | None]:
+        """:meth:`step` for latents that stay, which may work out in advance what stays with them.
+
+        Whoever walks many steps asks for it once.
+        """
+        return partial(self.step, latents)
 
     def unroll(self, data: Data) -> Unrolled | None:
         """Every step of every sequence, for ascents that see windows of some steps at a time."""

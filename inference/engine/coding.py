@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from storyzoo.errors import RefusedError, StoryzooError
+from storyzoo.errors import DataError, RefusedError, StoryzooError
 from storyzoo.inference.engine.foretelling import Mixture, as_steps, one_way
 from storyzoo.inference.engine.groups import each_draw
 from storyzoo.inference.engine.progress import Progress
@@ -26,6 +26,9 @@ LANES = 64
 """Sequences that are coded side by side; part of the format."""
 TOTAL = 2**24
 """What frequencies add up to; part of the format."""
+
+SLACK = 64
+"""Bits that symbols may tell beyond those of the content, for rounding."""
 
 Array = NDArray[np.float64]
 Symbols = NDArray[np.int64]
@@ -93,6 +96,12 @@ class _Writer:
     def symbols(self, rows: Symbols, step: int, place: int, shares: Array) -> Symbols:
         """Written down as they are known to be."""
         known = np.array([self._sequences[row][step, place] for row in rows], np.int32)
+        outside = np.flatnonzero((known < 0) | (known >= shares.shape[1]))
+        if len(outside):
+            raise DataError(
+                f"sequence {rows[outside[0]] + 1}, step {step + 1} holds {known[outside[0]]}: "
+                f"symbols of the fit go from 0 to {shares.shape[1] - 1}"
+            )
         self._coder.encode(known, self._family, shares)
         return known.astype(np.int64)
 
@@ -106,10 +115,14 @@ class _Reader:
         words = np.frombuffer(content, "<u4").astype(np.uint32)
         self._coder = _constriction().stream.queue.RangeDecoder(words)
         self._family = _family()
+        self._left = 8.0 * len(content) + SLACK
 
     def symbols(self, rows: Symbols, step: int, place: int, shares: Array) -> Symbols:
-        """Read from the content."""
+        """Read from the content; OtherSymbolsError where there is no more of it."""
         found: Symbols = self._coder.decode(self._family, shares).astype(np.int64)
+        self._left += float(np.log2(shares[np.arange(len(found)), found]).sum())
+        if self._left < 0:  # a range decoder itself goes on for ever
+            raise OtherSymbolsError
         return found
 
 

@@ -76,10 +76,11 @@ def walk(
     state: Any = None
     most = int(length.max()) if len(length) else 0
     _check_prefix(sampling.prefix, story, latents, most)
+    step = story.stepper(latents)
     alive = torch.ones(len(length), dtype=torch.bool, device=length.device)
     steps, observations = torch.zeros_like(length), []
     for place in range(most):
-        answer = story.step(latents, state)
+        answer = step(state)
         assert answer is not None
         distribution, inner = answer
         if place < len(sampling.prefix):

@@ -37,7 +37,8 @@ class Mixture:
     def __init__(
         self, story: Story, latents: Sequence[Mapping[str, torch.Tensor]], lanes: int
     ) -> None:
-        self._story, self._latents, self._lanes = story, latents, lanes
+        self._story, self._lanes = story, lanes
+        self._steppers = [story.stepper(one) for one in latents]
         self._states: list[Any] = [None] * len(latents)
         self._inner: list[Any] = []
         self._weights = np.full((len(latents), lanes), 1.0 / len(latents))
@@ -48,8 +49,8 @@ class Mixture:
     def foretell(self) -> int:
         """Ask for the next step; returns of how many symbols it is made."""
         tables, self._inner = [], []
-        for latents, state in zip(self._latents, self._states, strict=True):
-            answer = self._story.step(latents, state)
+        for step, state in zip(self._steppers, self._states, strict=True):
+            answer = step(state)
             assert answer is not None
             distribution, inner = answer
             tables.append(self._table(distribution))

@@ -10,6 +10,7 @@ takes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,13 @@ def has_gaps(story: Story) -> bool:
 
 
 def fill(
-    target: Target, latents: Latents, rng: np.random.Generator, particles: int = PARTICLES
+    target: Target,
+    latents: Latents,
+    rng: np.random.Generator,
+    particles: int = PARTICLES,
+    never: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """The data with a draw of every gap."""
+    """The data with a draw of every gap; ``never`` are symbols that stand in none."""
     story, data = target.story, target.data
     dim, name = next(iter(story.ragged.items()))
     outcome = next(o for o in target.structure.outcomes if story.data_dims[o][0] == dim)
@@ -42,28 +47,39 @@ def fill(
         pieces = list(data[outcome].split(data[name].tolist()))
         for place, piece in enumerate(pieces):
             if bool((piece == story.gap_symbol).any()):
-                pieces[place] = _filled(story, latents, piece, end, particles)
+                pieces[place] = _filled(story, latents, piece, end, particles, never)
     return {**data, outcome: torch.cat(pieces)}
 
 
 def _filled(
-    story: Story, latents: Latents, piece: Tensor, end: int | None, particles: int
+    story: Story,
+    latents: Latents,
+    piece: Tensor,
+    end: int | None,
+    particles: int,
+    never: Sequence[int],
 ) -> Tensor:
     """One sequence (T,) with its gaps filled."""
     path = piece.expand(particles, -1).clone()
     weight = torch.zeros(particles, dtype=torch.float64)
     state: Any = None
+    step = story.stepper(latents)
     closing = [] if end is None else [torch.tensor(end)]
+    out = [*never, *([] if end is None else [end])]
+    first = piece.tolist().index(story.gap_symbol)
     for place, symbol in enumerate([*piece, *closing]):
-        answer = story.step(latents, state)
+        answer = step(state)
         assert answer is not None
         told, inner = answer
+        if place < first:  # all particles are alike, and one walks for them
+            state = (inner, symbol)
+            continue
         if told.batch_shape != weight.shape:
             told = told.expand(weight.shape)
         if place < len(piece) and symbol == story.gap_symbol:
-            drawn, going_on = _draw_within(told, end)
+            drawn, possible = _draw_without(told, out)
             path[:, place] = drawn
-            weight = weight + going_on
+            weight = weight + possible
         else:
             drawn = symbol.expand(particles)
             weight = weight + told.log_prob(drawn).double()
@@ -75,14 +91,14 @@ def _filled(
     return path[int(torch.multinomial(_shares(weight), 1))]
 
 
-def _draw_within(told: Any, end: int | None) -> tuple[Tensor, Tensor]:
-    """Symbols that do not end the sequence, which is known to go on, and log P of that."""
-    if end is None:
+def _draw_without(told: Any, out: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Symbols that can stand in a gap, since a sequence goes on there, and log P of those."""
+    if not out:
         return told.sample(), torch.zeros(told.batch_shape, dtype=torch.float64)
     logits = told.logits.clone()
-    logits[..., end] = -torch.inf
-    going_on = (logits.logsumexp(-1) - told.logits.logsumexp(-1)).double()
-    return torch.distributions.Categorical(logits=logits).sample(), going_on
+    logits[..., list(out)] = -torch.inf
+    possible = (logits.logsumexp(-1) - told.logits.logsumexp(-1)).double()
+    return torch.distributions.Categorical(logits=logits).sample(), possible
 
 
 def _moved(state: Any, chosen: Tensor) -> Any:

@@ -186,9 +186,9 @@ class Simulator:
 
     def _sequence(self, latents: Latents, length: int) -> Tensor:
         state: Any = None
-        observations = []
+        observations, step = [], self.story.stepper(latents)
         for _ in range(length):
-            answer = self.story.step(latents, state)
+            answer = step(state)
             assert answer is not None
             distribution, inner = answer
             observation = distribution.sample()

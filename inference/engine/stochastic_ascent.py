@@ -185,7 +185,8 @@ class StochasticAscent:
                 target, unrolled, schedule.validation, np.random.default_rng(streams[0])
             )
             rows, width = schedule.batch_size, schedule.truncate
-            self.windows = Windows(unrolled, self.split.training, rows, width)
+            redraw = None if target.redraw is None else self._redrawn
+            self.windows = Windows(unrolled, self.split.training, rows, width, redraw)
             apart = self.split.validation
             self.apart = Windows(unrolled, apart, rows, width) if apart.steps else None
             self.density: Climbed = (
@@ -201,6 +202,16 @@ class StochasticAscent:
                 np.linspace(0, self.most, schedule.curve + 1).round().astype(int).tolist()
             )
             self.state = self._begin(streams[1:]) if stored is None else self._restored(stored)
+
+    def _redrawn(self, rng: np.random.Generator) -> Unrolled:
+        """The steps of the examples told in another way."""
+        data, redraw = self.target.data, self.target.redraw
+        assert redraw is not None
+        known = {n: v.cpu().numpy() for n, v in data.items() if isinstance(v, Tensor)}
+        drawn = {n: torch.as_tensor(v).to(data[n]) for n, v in redraw(known, rng).items()}
+        unrolled = self.target.story.unroll({**data, **drawn})
+        assert unrolled is not None
+        return unrolled
 
     def _begin(self, streams: list[np.random.SeedSequence]) -> State:
         q = self.density.start(np.random.default_rng(streams[0]))
@@ -313,6 +324,8 @@ class StochasticAscent:
         if self.split.words:
             yield f"{self.split.words} were kept apart to score the answer"
         yield from described(self.split.training, self.schedule.batch_size, self.schedule.truncate)
+        if self.target.redraw is not None:
+            yield "how the examples are told was drawn anew on each pass"
         yield "other optima not looked for: one start only"
 
     # -- what is stored ------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -20,6 +20,9 @@ from storyzoo.inference.engine.structure import (
     structure_of,
 )
 from storyzoo.story import Story
+
+Redraw = Callable[[Mapping[str, np.ndarray], np.random.Generator], Mapping[str, np.ndarray]]
+"""Arrays of examples by argument of the model -> those of them that change, in their shapes."""
 
 
 class Stream(Protocol):
@@ -50,6 +53,8 @@ class Target:
     """Where all examples come from, where ``data`` hold but the first of them."""
     validation_rows: np.ndarray | None = None
     """Rows by which to choose when to stop, where the set's own split names some."""
+    redraw: Redraw | None = None
+    """Gives another way in which the examples can be told, where there are several."""
     _compiled: dict[tuple[bool, bool], dict[str, Any]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

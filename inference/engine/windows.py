@@ -9,7 +9,7 @@ cut into parts, each of which begins as a sequence does: an approximation for tr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -108,10 +108,22 @@ def cut(pieces: Pieces, rows: int, truncate: int | None) -> Pieces:
 
 
 class Windows:
-    """Windows of ``truncate`` steps of ``rows`` pieces at a time, pass after pass."""
+    """Windows of ``truncate`` steps of ``rows`` pieces at a time, pass after pass.
 
-    def __init__(self, unrolled: Unrolled, pieces: Pieces, rows: int, truncate: int | None) -> None:
+    With ``redraw`` the steps of each pass are drawn anew, as many as there were; scores are of
+    those at hand.
+    """
+
+    def __init__(
+        self,
+        unrolled: Unrolled,
+        pieces: Pieces,
+        rows: int,
+        truncate: int | None,
+        redraw: Callable[[np.random.Generator], Unrolled] | None = None,
+    ) -> None:
         self._unrolled, self._pieces, self._rows = unrolled, cut(pieces, rows, truncate), rows
+        self._redraw, self._of_pass = redraw, unrolled
         self._width = truncate or max(1, int(pieces.length.max()))
         self.steps = pieces.steps
         self._plan: tuple[bytes, list[Tensor], int] = (b"", [], 0)
@@ -130,6 +142,9 @@ class Windows:
             batches = [groups[i] for i in shuffled]
             windows = sum(math.ceil(int(length[b[0]]) / self._width) for b in batches)
             self._plan = (key, batches, windows)
+            if self._redraw is not None:  # by the pass alone, so that a run can go on within it
+                seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
+                self._of_pass = self._redraw(np.random.default_rng(seed))
         return self._plan[1]
 
     def per_pass(self, place: Place) -> int:
@@ -156,9 +171,9 @@ class Windows:
     def at(self, place: Place) -> Window:
         """The window at a place."""
         rows = self._batches(place.order)[place.batch].to(self._pieces.begin.device)
-        return self._window(rows, place.window * self._width, self._width)
+        return self._window(self._of_pass, rows, place.window * self._width, self._width)
 
-    def _window(self, rows: Tensor, offset: int, width: int) -> Window:
+    def _window(self, unrolled: Unrolled, rows: Tensor, offset: int, width: int) -> Window:
         begin, length = self._pieces.begin[rows], self._pieces.length[rows] - offset
         going = length > 0
         begin, length = begin[going], length[going]
@@ -166,8 +181,8 @@ class Windows:
         inside = steps < length[:, None]
         places = torch.where(inside, begin[:, None] + offset + steps, 0)
         return Window(
-            self._unrolled.inputs[places],
-            self._unrolled.targets[places],
+            unrolled.inputs[places],
+            unrolled.targets[places],
             inside.to(torch.get_default_dtype()),
         )
 
@@ -197,7 +212,7 @@ class Windows:
         total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
         state: State = ()
         for offset in range(0, int(self._pieces.length[rows[0]]), self._width):
-            window = self._window(rows, offset, self._width)
+            window = self._window(self._unrolled, rows, offset, self._width)
             nats, state = self._unrolled.nats(
                 latents, window.inputs, window.targets, window.carried(state)
             )

@@ -186,6 +186,17 @@ def test_graphs_are_given_back_exactly() -> None:
         assert nx.utils.graphs_equal(found, nx.Graph(renamed))
 
 
+def test_redrawn_tokens_are_of_the_same_graphs() -> None:
+    graphs = [nx.gnp_random_graph(n, 0.4, seed=n) for n in range(1, 9)]
+    codec, rng = Adjacency.learn(graphs), np.random.default_rng(0)
+    arrays = codec.arrays([codec.encode(graph, list(graph)) for graph in graphs])
+    found = codec.redrawn(arrays, rng)["token"]
+    assert not np.array_equal(found, arrays["token"])
+    for graph, tokens in zip(graphs, np.split(found, arrays["length"].cumsum()[:-1]), strict=True):
+        told = codec.decode(tokens.tolist())
+        assert told is not None and nx.is_isomorphic(told, graph)
+
+
 def test_orders_are_breadth_first_and_differ() -> None:
     rng = np.random.default_rng(0)
     graph = nx.balanced_tree(2, 2)

@@ -139,8 +139,8 @@ def test_images_of_another_kind_are_refused() -> None:
     for content, said in (
         ("a,b,c\n1,2,3\n", "images of 3 pixels, but those of the fit have 2"),
         ("b,a\n1,2\n", "pixel 1 is 'b', but 'a' in the fit"),
-        ("a,b\n1,2\n1,9\n", "row 2, column 'b' is 9: pixels go from 0 to 4, none missing"),
-        ("a,b\n1,2\n1,\n", "row 2, column 'b' is nan"),
+        ("a,b\n1,2\n1,9\n", "row 2, column 'b' is 9: pixels go from 0 to 4"),
+        ("a,b\n1,2\n1,\n", "row 2, column 'b' is missing: fill it first"),
     ):
         Path("new.csv").write_text(content)
         with pytest.raises(DataError, match=said):

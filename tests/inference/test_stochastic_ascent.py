@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,54 @@ def test_resuming_after_a_kill_ends_at_the_same_bits(tmp_path: Path, after: int)
     assert np.array_equal(values(straight), values(resumed))
     assert straight.info.training == resumed.info.training
     assert not (tmp_path / "checkpoint.npz").exists()
+
+
+def shuffled(arrays: Any, rng: np.random.Generator) -> Any:
+    """The symbols of each sequence in another order."""
+    pieces = np.split(arrays["token"], np.cumsum(arrays["length"])[:-1])
+    return {"token": np.concatenate([rng.permutation(piece) for piece in pieces])}
+
+
+def test_each_pass_is_drawn_anew_and_by_itself() -> None:
+    story = Sequence(**SMALL, end="yes")
+    target = replace(make_target(story, TEXTS), redraw=shuffled)
+
+    def drawn_anew(rng: np.random.Generator) -> Any:
+        found = shuffled({n: np.asarray(v) for n, v in target.data.items()}, rng)
+        return story.unroll({**target.data, "token": torch.as_tensor(found["token"])})
+
+    with target.context():
+        unrolled: Any = story.unroll(target.data)
+        windows = Windows(unrolled, whole(unrolled), 25, None, drawn_anew)
+        generator = torch.Generator().manual_seed(0)
+        places = [windows.first(generator) for _ in range(2)]
+        first, second, again = (windows.at(places[i]).targets for i in (0, 1, 0))
+        plain = Windows(unrolled, whole(unrolled), 25, None)
+        fixed = plain.at(places[0]).targets
+        weights = {n: torch.zeros(s.shape) for n, s in target.structure.latents.items()}
+        scored = (
+            windows.scored(weights),
+            Windows(unrolled, whole(unrolled), 25, None).scored(weights),
+        )
+    assert torch.equal(first, again) and not torch.equal(first, second)
+    assert not torch.equal(first, fixed) and first.shape == fixed.shape
+    assert np.array_equal(*scored)
+
+
+def test_passes_that_are_drawn_anew_resume_to_the_same_bits(tmp_path: Path) -> None:
+    target = replace(make_target(Sequence(**SMALL), TEXTS), redraw=shuffled)
+    method = MAP(**SHORT, validation=0.0)  # so that the answer is not the start
+    straight: Any = method.run(target, seed=0, progress=QUIET)
+    checkpoint = Checkpoint(tmp_path / "checkpoint.npz")
+    stop = Interrupting(after=straight.info.steps // 2 + 1)
+    method.run(target, seed=0, progress=stop, checkpoint=checkpoint)
+    resumed: Any = method.run(target, seed=0, progress=QUIET, checkpoint=checkpoint)
+    assert resumed.info.resumed_steps > 0
+    assert np.array_equal(values(straight), values(resumed))
+    plain: Any = method.run(replace(target, redraw=None), seed=0, progress=QUIET)
+    assert not np.array_equal(values(straight), values(plain))
+    assert straight.info.training[-1] != plain.info.training[-1]
+    assert any("drawn anew" in note for note in straight.info.notes)
 
 
 def test_the_objective_rises_and_the_curve_tells_it() -> None:

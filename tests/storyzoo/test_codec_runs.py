@@ -71,6 +71,63 @@ def test_bad_new_data_are_one_line(
     assert said in capsys.readouterr().err
 
 
+def test_gaps_in_text_are_filled_in(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("new.txt").write_text("ab[?]a\nb[?]é\n")
+    assert main(["impute", str(run), "--data", "new.txt", "--draws", "20", "--sd"]) == 0
+    said = capsys.readouterr()
+    assert "1 different symbols, used 1 times" in said.err  # é, and nothing of the mark
+    head, first, second = said.out.splitlines()
+    assert head == "text,text_sd"
+    assert first[:4] in ("abaa", "abba") and second[:3] in ("baé", "bbé")
+    assert 0 <= float(first.rpartition(",")[2]) <= 1
+
+
+def test_the_mark_of_a_gap_is_text_elsewhere(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("new.txt").write_text("ab[?]a\n")
+    assert main(["score", str(run), "--data", "new.txt"]) == 0
+    assert "3 different symbols, used 3 times" in capsys.readouterr().err
+
+
+@pytest.fixture
+def images(workdir: Path) -> Path:
+    """A fit to images whose rows of pixels are alike, and images without their lower half."""
+    rows = np.random.default_rng(0).integers(0, 3, (60, 2))
+    table = np.hstack([rows, rows])
+    for name, cells in (("old", table), ("half", table[:4])):
+        lines = [",".join(map(str, row[: 2 if name == "half" else 4])) for row in cells]
+        more = ",," if name == "half" else ""
+        Path(f"{name}.csv").write_text("p0,p1,p2,p3\n" + "".join(f"{s}{more}\n" for s in lines))
+    data = sz.load("old.csv:codec=raster")
+    story = NGram(order=3, concentration=0.01)
+    sz.fit(story, data, sz.MAP(restarts=1), out="run", progress=False)
+    return Path("run")
+
+
+def test_the_lower_half_of_images_is_filled_in(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["impute", str(images), "--data", "half.csv", "--out", "whole.csv"]) == 0
+    found = np.loadtxt("whole.csv", delimiter=",", skiprows=1)
+    wanted = np.loadtxt("old.csv", delimiter=",", skiprows=1)[:4]
+    assert (found == wanted).all()
+    assert "left out" not in capsys.readouterr().err
+    assert main(["score", str(images), "--data", "whole.csv"]) == 0
+
+
+def test_images_are_drawn_as_pixels(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", str(images), "-n", "5", "--out", "new.csv"]) == 0
+    assert Path("new.csv").read_text().startswith("p0,p1,p2,p3\n")
+    assert main(["score", str(images), "--data", "new.csv"]) == 0
+
+
+def test_a_missing_pixel_is_named_where_none_may_be(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("hole.csv").write_text("p0,p1,p2,p3\n1,0,1,0\n2,,2,0\n")
+    assert main(["score", str(images), "--data", "hole.csv"]) == 2
+    assert "row 2, column 'p1' is missing: fill it first (zoo impute)" in capsys.readouterr().err
+
+
 def test_another_codec_is_refused(run: Path) -> None:
     Path("new.txt").write_text("abc\n")
     with pytest.raises(sz.DataError, match="was not made tokens by the codec of the fit"):

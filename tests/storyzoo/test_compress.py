@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from storyzoo.cli import main
 from storyzoo.compress import Compressor, read
 from storyzoo.models.lda import LatentDirichletAllocation
 from storyzoo.models.ngram import NGram
+from storyzoo.models.piano_roll import PianoRoll
 
 pytestmark = pytest.mark.usefixtures("workdir")
 
@@ -31,11 +33,18 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     digits = np.random.default_rng(0).integers(0, 4, (40, 6))
     names = ",".join(f"p{i}" for i in range(6))
     np.savetxt(folder / "old.csv", digits, "%d", ",", header=names, comments="")
+    (folder / "old.edges").write_text("a b\nb c\nc a\n\na b\nb c\nb d\n\n" * 3)
+    rolls, length = np.random.default_rng(1).random((30, 4)) < 0.3, np.full(5, 6)
+    np.savez(folder / "old.npz", key=rolls.astype(float), length=length)
+    np.savez(folder / "plain.npz", token=digits.ravel(), length=np.full(8, 30), n_tokens=4)
     for name, data, story, method in (
         ("point", "old.txt:codec=characters,by=line", NGram(), sz.MAP(restarts=1)),
         ("draws", "old.txt:codec=characters,by=line", NGram(), sz.Gibbs(draws=20, warmup=20)),
         ("words", "old.txt:codec=words,by=document", NGram(), sz.MAP(restarts=1)),
         ("images", "old.csv:codec=raster", NGram(), sz.MAP(restarts=1)),
+        ("graphs", "old.edges", NGram(), sz.MAP(restarts=1)),
+        ("rolls", "old.npz", PianoRoll(n_hidden=3), sz.MAP(epochs=1)),
+        ("tokens", "plain.npz", NGram(), sz.MAP(restarts=1)),
         ("counts", "old.txt:empty=drop", LatentDirichletAllocation(n_topics=2), sz.EM(max_steps=3)),
     ):
         sz.fit(story, sz.load(f"{folder}/{data}"), method, out=folder / name, progress=False)
@@ -113,6 +122,68 @@ def test_images_come_back(runs: Path) -> None:
     assert Path("new.grey").read_bytes() == content
 
 
+GRAPHS = "0 1\n0 2\n1 2\n\n0\n\n0 1\n0 2\n1 3\n\n0 1\n2\n3\n"
+EMPTY = "sequence,0,1,2,3\n"
+ROLLS = "sequence,0,1,2,3\n1,0,1,0,0\n1,1,1,0,0\n2,0,0,0,1\n2,0,0,0,0\n2,1,0,0,1\n"
+TOKENS = "sequence,token\n1,0\n1,3\n2,1\n2,2\n2,0\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("graphs", GRAPHS), ("rolls", ROLLS), ("rolls", EMPTY), ("tokens", TOKENS)],
+)
+def test_what_is_written_as_it_should_comes_back(name: str, content: str, runs: Path) -> None:
+    compressor = Compressor(sz.Fit.load(runs / name), progress=False)
+    found = compressor.decompress("x.zoo", compressor.compress("x", content.encode()))
+    assert found.decode() == content
+
+
+@pytest.mark.parametrize("name", ["rolls", "tokens"])
+def test_what_the_fit_draws_is_a_file_that_it_compresses(name: str, runs: Path) -> None:
+    assert main(["simulate", name, "-n", "9", "--out", "drawn.csv"]) == 0
+    assert main(["compress", name, "drawn.csv"]) == 0
+    assert main(["decompress", name, "drawn.csv.zoo", "--out", "back.csv"]) == 0
+    assert Path("back.csv").read_bytes() == Path("drawn.csv").read_bytes()
+
+
+def test_keys_take_the_bits_that_they_score(runs: Path) -> None:
+    fit = sz.Fit.load(runs / "rolls")
+    rolls = (np.random.default_rng(2).random((400, 4)) < 0.3).astype(int)
+    head = "sequence,0,1,2,3"
+    rows = np.column_stack([np.arange(400) // 50 + 1, rolls])
+    np.savetxt("new.csv", rows, "%d", ",", header=head, comments="")
+    content = Path("new.csv").read_bytes()
+    _, payload = read("x", Compressor(fit, progress=False).compress("new.csv", content))
+    data = {"key": rolls.astype(float), "length": np.full(8, 50)}
+    scored = -fit.log_density(data).nats.sum() / np.log(2)
+    assert scored <= 8 * len(payload) <= 1.01 * scored + 8 * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("graphs", "a b\n", "graph 1 has a node called 'a': number its 2 nodes from 0 to 1"),
+        ("graphs", "1 0\n", "line 1 is '1 0' and would come back as '0 1'"),
+        ("graphs", "0 1\n# so\n", "line 2 is '# so' and would come back as ''"),
+        ("graphs", "0 1", "ends otherwise at line 1"),
+        ("graphs", "0 1 2\n", "line 1 has 3 values: an edge is two nodes"),
+        ("graphs", "0 4\n1\n2\n3\n", "reaches back 4 of them, but the largest of the fit has 4"),
+        ("rolls", "a,b\n1,2\n", "line 1 does not name the columns 'sequence,0,1,2,3'"),
+        ("rolls", ROLLS + "2,0\n", "line 7 is not 5 whole numbers"),
+        ("rolls", ROLLS + "2,0,0.5,0,0\n", "line 7 is not 5 whole numbers"),
+        ("rolls", ROLLS + "2,0,00,1,0\n", "line 7 is '2,0,00,1,0' and would come back as '2,0,0,1"),
+        ("rolls", ROLLS + "4,0,0,1,0\n", "line 7 is '4,0,0,1,0' and would come back as '3,0,0,1"),
+        ("rolls", ROLLS + "2,0,0,2,0\n", "sequence 2, step 4 holds 2: symbols"),
+        ("tokens", TOKENS + "2,9\n", "sequence 2, step 4 holds 9: symbols of the fit go from 0"),
+    ],
+)
+def test_a_file_that_would_come_back_otherwise_is_one_line(
+    name: str, content: str, said: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("new.file").write_text(content)
+    assert said in refused(["compress", name, "new.file"], capsys)
+
+
 @pytest.fixture
 def compressed(runs: Path) -> Path:
     Path("new.txt").write_text("the cat is on the mat\nwhat?\n")
@@ -141,6 +212,28 @@ def test_a_damaged_file_is_one_line(
     assert any(
         word in said for word in ("damaged", "cut short", "not written by", "is of format 0")
     )
+
+
+CRAFTED: list[dict[str, Any]] = [
+    {"sequences": 2**32 - 1},
+    {"sequences": 0},
+    {"steps": 2**62},
+    {"draws": 0},
+    {"lengths": (3, 1)},
+    {"lengths": (3, -1, 26)},
+    {"original": 2**62, "sequences": 2**32 - 1},
+    {"original": 2**62, "steps": 2**62, "sequences": 2**31},
+]
+
+
+@pytest.mark.parametrize("values", CRAFTED, ids=str)
+def test_a_crafted_header_is_one_line(
+    values: dict[str, Any], compressed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, payload = read("x", compressed.read_bytes())
+    compressed.write_bytes(head._replace(**values).packed() + payload)
+    said = refused(["decompress", "point", str(compressed)], capsys)
+    assert "is damaged" in said or "can't be decompressed here" in said
 
 
 def test_another_run_is_named(compressed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,3 +71,14 @@ def test_a_fit_fills_in_the_likeliest_symbol() -> None:
     found = fit.impute(holes, draws=20)
     assert found.mean["token"].tolist() == [0, 1, 2, 3, 3, 1, 0, 0]
     assert found.sd["token"][1] == 0
+
+
+def test_a_gap_is_none_of_what_can_not_stand_there() -> None:
+    story = NGram(order=2, end="yes")
+    data = {"token": HOLES, "length": np.array([6]), "n_tokens": 3}
+    target = make_target(story, data, to_fit=False)
+    latents = latents_of(story, data)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        filled = fill(target, latents, rng, particles=20, never=[0])["token"].numpy()
+        assert (filled[HOLES == -1] > 0).all()
