@@ -129,7 +129,7 @@ def scored(task: Task, method: Method, seed: int = 0) -> Scored:
         -float(found.nats.sum() / sizes.sum()),
         -float((found.nats[known] / sizes[known]).mean()),
         -float(found.nats.mean()),
-        -(averaged_by_step(task.test, flat) or 0.0),
+        -(averaged_by_step(task.test, flat) or float("nan")),
         seconds,
         info,
         flat,
@@ -165,7 +165,7 @@ def posterior() -> Iterator[Promise]:
     methods: dict[str, Method] = {
         "map": MAP(epochs=60, truncate=None, **climb),
         "laplace": Laplace(epochs=60, truncate=None, draws=30, **climb),
-        "svi": SVI(epochs=40, batch_size=16, draws=40),
+        "svi": SVI(epochs=25, batch_size=16, draws=40),
         "sgld": SGLD(
             chains=4, draws=20, thin=25, warmup=200, momentum=0.95, step=4e-4, epochs=40, **climb
         ),
