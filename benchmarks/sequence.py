@@ -160,7 +160,7 @@ def jsb() -> Iterator[Promise]:
 def posterior() -> Iterator[Promise]:
     """Draws of the same network's weights, averaged in probability, beside their mode.
 
-    The prior's width and the steps were chosen by the set's validation part.
+    The prior's width is that, of 0.1, 0.2 and 0.4, under which draws told the validation part best.
     """
     task = chorales(n_hidden=200, weight_sd=0.4)
     climb: Any = {"batch_size": 16, "learning_rate": 0.006}
