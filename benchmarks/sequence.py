@@ -11,6 +11,8 @@ its last; a set's own validation part chooses when to stop. Times are CPU time o
   beside NLTK's interpolated Kneser-Ney 5-gram, whose discount is the validation part's best.
 - ``posterior``: `laplace` of the last layer, `svi` and `sgld` on the chorales beside the mode under
   the same prior. Draws are averaged in probability: of whole chorales, and anew at each step.
+  All start at modes that the validation part chose, and then see its 76 chorales as well as the
+  229 that the mode was fitted to: the figures are of methods, not of equal data.
 - ``digits``, ``mnist``: black and white images pixel by pixel, in nats per image, beside a mixture
   of Bernoulli pixels and a restricted Boltzmann machine, whose figure is estimated by annealed
   importance sampling.
@@ -129,7 +131,7 @@ def scored(task: Task, method: Method, seed: int = 0) -> Scored:
         -float(found.nats.sum() / sizes.sum()),
         -float((found.nats[known] / sizes[known]).mean()),
         -float(found.nats.mean()),
-        -(averaged_by_step(task.test, flat) or 0.0),
+        -(averaged_by_step(task.test, flat) or float("nan")),
         seconds,
         info,
         flat,
@@ -158,14 +160,14 @@ def jsb() -> Iterator[Promise]:
 def posterior() -> Iterator[Promise]:
     """Draws of the same network's weights, averaged in probability, beside their mode.
 
-    The prior's width and the steps were chosen by the set's validation part.
+    The prior's width is that, of 0.1, 0.2 and 0.4, under which draws told the validation part best.
     """
     task = chorales(n_hidden=200, weight_sd=0.4)
     climb: Any = {"batch_size": 16, "learning_rate": 0.006}
     methods: dict[str, Method] = {
         "map": MAP(epochs=60, truncate=None, **climb),
         "laplace": Laplace(epochs=60, truncate=None, draws=30, **climb),
-        "svi": SVI(epochs=40, batch_size=16, draws=40),
+        "svi": SVI(epochs=25, batch_size=16, draws=40),
         "sgld": SGLD(
             chains=4, draws=20, thin=25, warmup=200, momentum=0.95, step=4e-4, epochs=40, **climb
         ),
