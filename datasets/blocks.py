@@ -66,7 +66,7 @@ def iterate_blocks(
         return
     lookup, before = Lookup(vocabulary), 0
     for texts in source.blocks():
-        found = lookup.add(texts)
+        found, _ = lookup.add(texts)
         if not found.length.all():
             _refuse_blank(source, texts, found, before)
         yield found

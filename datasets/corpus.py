@@ -20,7 +20,7 @@ from storyzoo.datasets import count_files, selection, text
 from storyzoo.datasets.counts import Counts
 from storyzoo.datasets.dataset import Dataset
 from storyzoo.datasets.selection import READING
-from storyzoo.datasets.vocabulary import Reading, align, filter_words
+from storyzoo.datasets.vocabulary import Reading, align, filter_words, with_usual
 from storyzoo.errors import DataError, SettingError, nearest
 
 FORMS = {
@@ -193,9 +193,8 @@ def _gathered(source: CountFile, drop: bool) -> Counts:
 def _aligned(source: CountFile, reading: Reading, drop: bool) -> Dataset:
     """Counts over the vocabulary of a run."""
     name, counts = source.path.name, _gathered(source, drop)
-    found, unknown = align(name, counts, source.words, reading)
-    notes = text.unknown_words(name, unknown, counts.tokens)
-    return text.as_dataset(source.texts(), found, reading, drop, notes)
+    found, unread = align(name, counts, source.words, reading)
+    return text.as_dataset(source.texts(), found, reading, drop, unread)
 
 
 def _filtered(source: CountFile, reading: Reading, drop: bool, filtered: bool) -> Dataset:
@@ -203,12 +202,19 @@ def _filtered(source: CountFile, reading: Reading, drop: bool, filtered: bool) -
     counts, words = _gathered(source, drop), source.words
     kept = np.arange(counts.n_words)
     if filtered:
-        stopped = reading.stopped()
-        wanted = np.array([word not in stopped for word in words], bool) if words else True
-        frequency, size = counts.frequency * wanted, len(counts.length)
+        counts = _without(counts, words, reading.stopped())
+        frequency, size = counts.frequency, len(counts.length)
         kept = np.sort(filter_words(source.path.name, reading, frequency, counts.uses, size))
     place = np.full(counts.n_words, -1)
     place[kept] = np.arange(len(kept))
     vocabulary = tuple(words[old] for old in kept.tolist()) if words else ()
     fitted = replace(reading, vocabulary=vocabulary, n_words=len(kept))
+    if words:  # else other counts have no unknown words either
+        fitted = with_usual(fitted, counts, place)
     return text.as_dataset(source.texts(), counts.renamed(place, len(kept)), fitted, drop)
+
+
+def _without(counts: Counts, words: Sequence[str], stopped: frozenset[str]) -> Counts:
+    """Counts without the uses of stop words."""
+    place = [-1 if word in stopped else v for v, word in enumerate(words)]
+    return counts.renamed(np.array(place, np.int64), counts.n_words) if words else counts

@@ -45,6 +45,11 @@ class Counts:
         return uses.astype(np.int64)
 
     @property
+    def sizes(self) -> np.ndarray:
+        """``(document,)``: how many words each document has, repeated ones too."""
+        return np.bincount(self.document, self.count, len(self.length)).astype(np.int64)
+
+    @property
     def tokens(self) -> int:
         """How many words there are in all."""
         return int(self.count.sum())

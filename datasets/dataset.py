@@ -12,6 +12,7 @@ import pandas as pd
 
 from storyzoo.datasets.codecs import Codec
 from storyzoo.datasets.standardise import Standardised
+from storyzoo.datasets.unread import Unread
 from storyzoo.datasets.vocabulary import Reading
 
 
@@ -59,6 +60,8 @@ class Dataset:
     standardised: Standardised | None = None
     reading: Reading | None = None
     """How text became counts, by which new text is read in the same way."""
+    unread: Unread | None = None
+    """Unknown words and gaps of documents that were read by the reading of a fit."""
     codec: Codec | None = None
     """How text, images or graphs became tokens, by which new ones do in the same way."""
     redraw: Redraw | None = None

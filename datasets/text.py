@@ -14,7 +14,8 @@ import pandas as pd
 
 from storyzoo.datasets.counts import Counts, joined
 from storyzoo.datasets.dataset import Dataset
-from storyzoo.datasets.vocabulary import Lookup, Reading, Tally
+from storyzoo.datasets.unread import Unread, joined_unread
+from storyzoo.datasets.vocabulary import Lookup, Reading, Tally, with_usual
 from storyzoo.errors import DataError, nearest
 
 BLOCK = 2000
@@ -186,10 +187,15 @@ def as_counts(texts: Texts, reading: Reading, drop_empty: bool = False) -> Datas
     DataError where a document has no words, or none that are kept, unless such are to be dropped.
     """
     blocks: list[Counts] = []
+    beside: list[Unread] = []
     counter = Lookup(reading) if reading.n_words else Tally(texts.name, reading)
     entries = before = 0
     for block in texts.blocks():
-        found = counter.add(block)
+        if isinstance(counter, Lookup):
+            found, unread = counter.add(block)
+            beside.append(unread)
+        else:
+            found = counter.add(block)
         if not drop_empty:
             refuse_empty(texts, block, found, before, reading)
         entries, before = entries + len(found.word), before + len(block)
@@ -201,14 +207,14 @@ def as_counts(texts: Texts, reading: Reading, drop_empty: bool = False) -> Datas
         blocks.append(found)
     if not before:
         raise DataError(f"{texts.name} has no documents: put one on each line")
-    notes: tuple[str, ...] = ()
     if isinstance(counter, Tally):
         fitted, place = counter.finish()
-        counts = joined(blocks, len(place)).renamed(place, fitted.n_words)
-    else:
-        fitted, counts = reading, joined(blocks, reading.n_words)
-        notes = unknown_words(texts.name, counter.unknown, counter.tokens)
-    return as_dataset(texts, counts, fitted, drop_empty, notes)
+        whole = joined(blocks, len(place))
+        fitted, counts = with_usual(fitted, whole, place), whole.renamed(place, fitted.n_words)
+        return as_dataset(texts, counts, fitted, drop_empty)
+    return as_dataset(
+        texts, joined(blocks, reading.n_words), reading, drop_empty, joined_unread(beside)
+    )
 
 
 def refuse_empty(
@@ -234,17 +240,23 @@ def refuse_empty(
 _REMEDY = "remove it, or leave such documents out with empty=drop"
 
 
-def unknown_words(name: str, unknown: int, tokens: int) -> tuple[str, ...]:
+def _unknown_words(name: str, unknown: int, known: int) -> tuple[str, ...]:
     """A note where words were left out."""
     if not unknown:
         return ()
-    return (f"{name}: {unknown:,} of {tokens:,} words are not in the vocabulary, and are left out",)
+    total = unknown + known
+    return (f"{name}: {unknown:,} of {total:,} words are not in the vocabulary, and are left out",)
 
 
 def as_dataset(
-    texts: Texts, counts: Counts, reading: Reading, drop_empty: bool, notes: tuple[str, ...] = ()
+    texts: Texts,
+    counts: Counts,
+    reading: Reading,
+    drop_empty: bool,
+    unread: Unread | None = None,
 ) -> Dataset:
     """Counts as a data set, with documents that have lost all their words refused or dropped."""
+    notes = () if unread is None else _unknown_words(texts.name, unread.total, counts.tokens)
     kept = counts.length > 0
     lost = np.flatnonzero(~kept)
     names = texts.names
@@ -270,6 +282,7 @@ def as_dataset(
         test_rows=_moved(texts.test_rows, kept),
         validation_rows=_moved(texts.validation_rows, kept),
         reading=reading,
+        unread=None if unread is None else unread.of(kept),
         notes=notes,
     )
 

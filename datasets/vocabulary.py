@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from storyzoo.datasets.counts import Counts, count_tokens
+from storyzoo.datasets.gaps import GAP
+from storyzoo.datasets.unread import Unread, usual_unknown
 from storyzoo.datasets.words import KINDS, Words, cut
 from storyzoo.errors import DataError, SettingError, nearest
 
@@ -43,6 +45,9 @@ class Reading:
     """Size of the vocabulary."""
     vocabulary: tuple[str, ...] = ()
     """The words by their place; empty before a fit, or where words have no names."""
+    usual_unknown: float | None = None
+    """The largest usual share of unknown words of a document (:mod:`storyzoo.datasets.unread`);
+    None before a fit, and where the documents were streamed."""
 
     def __post_init__(self) -> None:
         if self.tokens and self.tokens not in KINDS:
@@ -90,6 +95,7 @@ class Reading:
             sound = len(set(words)) == len(words) and reading.n_words == (
                 len(words) or int(reading.n_words)
             )
+            sound &= reading.usual_unknown is None or 0 <= float(reading.usual_unknown) <= 1
         except (TypeError, KeyError, ValueError, SettingError) as error:
             raise DataError(f"the run's reading of text is damaged ({error}): fit again") from error
         if not sound:
@@ -147,6 +153,15 @@ class Tally:
         return replace(self.reading, vocabulary=vocabulary, n_words=len(kept)), place
 
 
+def with_usual(reading: Reading, counts: Counts, place: np.ndarray) -> Reading:
+    """A fitted reading with the usual share of unknown words, by the documents fitted.
+
+    ``counts`` and ``place`` ``(word,)`` are over all words that are no stop words.
+    """
+    least = _documents(reading.min_df, len(counts.length))
+    return replace(reading, usual_unknown=usual_unknown(counts, place < 0, least))
+
+
 def _grown(values: np.ndarray, size: int) -> np.ndarray:
     return np.pad(values, (0, size - len(values)))
 
@@ -189,7 +204,10 @@ def _documents(limit: int | float, n_documents: int) -> float:
 
 
 class Lookup:
-    """The second pass, and every later text: words are looked up in a given vocabulary."""
+    """The second pass, and every later text: words are looked up in a given vocabulary.
+
+    A gap (:data:`storyzoo.datasets.gaps.GAP`) is no word.
+    """
 
     def __init__(self, reading: Reading) -> None:
         if not reading.vocabulary:
@@ -197,29 +215,29 @@ class Lookup:
                 "the vocabulary has no words by name, so text can't be read: give counts"
             )
         self.reading = reading
-        self.unknown = 0
-        """How many words were in no vocabulary so far; stop words are not among them."""
-        self.tokens = 0
-        """How many words there were so far, without stop words."""
         self._place = dict.fromkeys(reading.stopped(), _STOPPED) | {
             word: place for place, word in enumerate(reading.vocabulary)
         }
 
-    def add(self, texts: Sequence[str]) -> Counts:
-        """Count a block of documents; unknown words are left out and counted."""
-        words = self.reading.cut(texts)
+    def add(self, texts: Sequence[str]) -> tuple[Counts, Unread]:
+        """Count a block of documents; unknown words and gaps are left out and counted apart."""
+        gaps = np.array([text.count(GAP) for text in texts], np.int64)
+        words = self.reading.cut([text.replace(GAP, " ") for text in texts] if any(gaps) else texts)
         places = [self._place.get(word, _UNKNOWN) for word in words.distinct]
         token = np.array(places, np.int64)[words.token]
-        self.unknown += int((token == _UNKNOWN).sum())
-        self.tokens += int((token != _STOPPED).sum())
-        return count_tokens(words.length, token, self.reading.n_words)
+        document = np.repeat(np.arange(len(texts)), words.length)
+        unknown = np.bincount(document[token == _UNKNOWN], minlength=len(texts))
+        counts = count_tokens(words.length, token, self.reading.n_words)
+        return counts, Unread(unknown, gaps)
 
 
 _UNKNOWN, _STOPPED = -1, -2
 
 
-def align(name: str, counts: Counts, words: Sequence[str], reading: Reading) -> tuple[Counts, int]:
-    """Counts over the vocabulary of a reading, and how many uses of other words were left out.
+def align(
+    name: str, counts: Counts, words: Sequence[str], reading: Reading
+) -> tuple[Counts, Unread]:
+    """Counts over the vocabulary of a reading, and how many words were left out, by document.
 
     ``words`` are the names of the words in ``counts``, empty where they have none: then places
     must agree.
@@ -228,11 +246,12 @@ def align(name: str, counts: Counts, words: Sequence[str], reading: Reading) -> 
         known = {word: place for place, word in enumerate(reading.vocabulary)}
         place = np.array([known.get(word, -1) for word in words], np.int64)
         found = counts.renamed(place, reading.n_words)
-        return found, counts.tokens - found.tokens
+        return found, Unread(counts.sizes - found.sizes, None)
     if counts.word.size and counts.word.max() >= reading.n_words:
         document = int(counts.document[counts.word >= reading.n_words][0])
         raise DataError(
             f"{name}: document {document + 1} has a word in place {counts.word.max() + 1:,}, but "
             f"the vocabulary of the run has {reading.n_words:,}: name the words by vocabulary=FILE"
         )
-    return replace(counts, n_words=reading.n_words), 0
+    none = np.zeros(len(counts.length), np.int64)
+    return replace(counts, n_words=reading.n_words), Unread(none, None)

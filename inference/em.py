@@ -53,7 +53,7 @@ from storyzoo.inference.engine.resume import Keeper, fingerprint
 from storyzoo.inference.engine.runaway import runaway
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
-from storyzoo.inference.engine.tree import posterior_tree
+from storyzoo.inference.engine.tree import posterior_tree, with_restarts
 from storyzoo.story import Collapsed, Expectation, Story
 
 THREADED_ROWS = 20_000
@@ -423,7 +423,12 @@ class Climb:
             collapsed=self.method.collapsed,
             converged=chosen.over == "settled",
         )
-        return Outcome(posterior_tree(self.target.structure, point, {}), info)
+        tree = posterior_tree(self.target.structure, point, {})
+        if self.target.story.has("agreement"):
+            found = [r.latents for i, r in enumerate(self.restarts) if i in sane]
+            ends = [{name: v.detach().cpu().numpy() for name, v in end.items()} for end in found]
+            tree = with_restarts(tree, self.target.structure, ends)
+        return Outcome(tree, info)
 
     def _engine_in_words(self) -> str:
         if self.method.collapsed:

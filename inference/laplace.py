@@ -9,13 +9,18 @@ Every permutation of exchangeable parts gives another mode of the same volume, K
 that all differ; the evidence counts them all, the draws stay at one. Draws come with ``lp`` and
 ``log_q``, so that k-hat tells how far the normal is from the posterior (Tierney and Kadane 1986;
 MacKay 2003, ch. 27; Vehtari et al. 2024 for k-hat).
+
+A network has too many weights for a Hessian. Then Adam finds them, and a normal is put around the
+last layer's given all others, which stay where they are, see
+:mod:`storyzoo.inference.engine.last_layer`: what the output makes of the features is uncertain,
+the features are not (Kristiadi, Hein and Hennig 2020; Daxberger et al. 2021).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,14 +30,23 @@ from storyzoo.errors import RefusedError
 from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.coordinates import slot_at
 from storyzoo.inference.engine.density import LogDensity
-from storyzoo.inference.engine.method import Info, Kind, Method, Outcome, needs_density, require
+from storyzoo.inference.engine.last_layer import LastLayer
+from storyzoo.inference.engine.method import (
+    Info,
+    Kind,
+    Method,
+    Outcome,
+    draws_of_weights,
+    needs_density,
+    require,
+)
 from storyzoo.inference.engine.progress import Budget, Progress
 from storyzoo.inference.engine.restarts import Modes, Search, compile_seconds
 from storyzoo.inference.engine.resume import Keeper, fingerprint
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
-from storyzoo.inference.engine.tree import posterior_tree
-from storyzoo.inference.map import MAPInfo, check_ascent
+from storyzoo.inference.engine.tree import draws_of, posterior_tree
+from storyzoo.inference.map import MAP, MAPInfo, check_ascent
 from storyzoo.story import Latents, Story
 
 MOST_DIMS = 3000
@@ -42,6 +56,8 @@ FLAT = 1e-9
 """Curvature, relative to the greatest, below which a direction counts as flat."""
 DRAWS_STREAM = 1
 """Apart from the stream that the restarts draw from."""
+NO_K_HAT = "no k-hat: it would tell of the last layer alone, given the rest"
+NO_EVIDENCE = "no evidence: the weights that are held have no volume"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +68,20 @@ class LaplaceInfo(MAPInfo):
     """Estimate of ``log p(data)``, nats; None where a prior is improper."""
     label_modes: int = 1
     """Modes that differ only by a permutation of exchangeable parts."""
+    weighed: bool = True
+    """Whether draws came with their densities, so that there can be a k-hat."""
+    held: int = 0
+    """Weights of a network that the normal is not over: they stay at one point."""
 
 
 @dataclass(frozen=True)
 class Laplace(Method):
     """A normal at the mode of the unconstrained posterior, with a log evidence.
 
-    ``tolerance``: nats that may be left to gain.
+    ``tolerance``: nats that may be left to gain. ``layers``: ``all`` unknowns, or of a network the
+    ``last`` layer alone, all other weights held where `map` finds them with ``epochs``,
+    ``learning_rate``, ``batch_size`` and ``truncate``; ``auto`` is that where a network is too
+    large for a Hessian. Draws of a network take at most ``megabytes``.
     """
 
     name: ClassVar[str] = "laplace"
@@ -69,10 +92,24 @@ class Laplace(Method):
     restarts: int = 8
     max_steps: int = 2000
     tolerance: float = 1e-9
+    layers: Literal["auto", "all", "last"] = "auto"
+    epochs: int = 30
+    learning_rate: float = 0.003
+    batch_size: int = 32
+    truncate: int | None = 100
+    megabytes: float = 200
     minutes: float | None = None
 
     def __post_init__(self) -> None:
         require(self.draws >= 1, "laplace", "draws", self.draws, "at least 1")
+        known = ("auto", "all", "last")
+        require(self.layers in known, "laplace", "layers", self.layers, " or ".join(known))
+        for setting in ("epochs", "batch_size", "truncate"):
+            value = getattr(self, setting)
+            require(value is None or value >= 1, "laplace", setting, value, "at least 1")
+        for setting in ("learning_rate", "megabytes"):
+            value = getattr(self, setting)
+            require(value > 0, "laplace", setting, value, "above 0")
         check_ascent("laplace", self.restarts, self.max_steps, self.tolerance, self.minutes)
 
     def refuses(self, story: Story, structure: Structure) -> str | None:
@@ -82,13 +119,20 @@ class Laplace(Method):
             return reason
         if not structure.latents:
             return "it has no continuous latent site"
-        size = sum(math.prod(site.shape) for site in structure.latents.values())
+        if self._by_last_layer(story, structure):
+            return None if story.last_layer else "it is no network that marks its last layer"
+        size = _size(structure)
         if size > MOST_DIMS:
             return (
                 f"its {size} dims need a Hessian of {size}² numbers; use svi with "
                 "guide=normal or guide=lowrank"
             )
         return None
+
+    def _by_last_layer(self, story: Story, structure: Structure) -> bool:
+        """Whether a network's other weights are held."""
+        large = bool(story.last_layer) and _size(structure) > MOST_DIMS
+        return self.layers == "last" or (self.layers == "auto" and large)
 
     def run(
         self, target: Target, *, seed: int, progress: Progress, checkpoint: Checkpoint | None = None
@@ -97,6 +141,8 @@ class Laplace(Method):
 
         Raises NoModeError where there is no mode, RefusedError where it is flat.
         """
+        if self._by_last_layer(target.story, target.structure):
+            return self._run_last_layer(target, seed, progress, checkpoint)
         density = target.density()
         seconds = compile_seconds(density)
         keeper = Keeper(checkpoint, fingerprint(self, target, seed))
@@ -111,6 +157,45 @@ class Laplace(Method):
             keeper.remove()
         info = self._info(target, density, modes, normal, seconds, evaluations)
         return Outcome(posterior_tree(target.structure, draws, sample_stats), info)
+
+    def _run_last_layer(
+        self, target: Target, seed: int, progress: Progress, checkpoint: Checkpoint | None
+    ) -> Outcome:
+        """Find a network's weights, then the last layer's mode and curvature given the rest."""
+        ascent = MAP(
+            epochs=self.epochs, learning_rate=self.learning_rate, batch_size=self.batch_size,
+            truncate=self.truncate, minutes=self.minutes,
+        )  # fmt: skip
+        tree, info = ascent.run(target, seed=seed, progress=progress, checkpoint=checkpoint)
+        arrays = {n: v[0] for n, v in draws_of(target.structure, tree["posterior"]).items()}
+        with target.context():
+            point = {n: torch.as_tensor(v[0], device=target.device) for n, v in arrays.items()}
+            layer = LastLayer(target, point)
+            climbed = layer.mode(layer.joined(point))
+            whole = _size(target.structure)
+            count, few = draws_of_weights(self.draws, whole, self.megabytes)
+            rng = np.random.default_rng([seed, DRAWS_STREAM])
+            noise = torch.as_tensor(rng.standard_normal((count, *climbed.layer.shape)))
+            around = [climbed.curvature.spread(each.to(target.device)) for each in noise]
+            drawn = layer.sites(climbed.layer + torch.stack(around))
+        draws = {n: np.repeat(v[None], count, axis=1) for n, v in arrays.items()}
+        draws |= {name: value.cpu().numpy()[None] for name, value in drawn.items()}
+        moving = climbed.layer.numel()
+        said = (
+            f"the normal is over the {moving:,} weights of {' and '.join(drawn)} given the other "
+            f"{whole - moving:,}, held at one point; its Hessian is {climbed.curvature.words}"
+        )
+        found = LaplaceInfo(
+            gradient_evaluations=info.gradient_evaluations + climbed.evaluations,
+            stopped=info.stopped,
+            start=info.start,
+            engine=info.engine,
+            notes=(*info.notes, said, *few, NO_K_HAT, NO_EVIDENCE),
+            converged=climbed.converged,
+            weighed=False,
+            held=whole - moving,
+        )
+        return Outcome(posterior_tree(target.structure, draws, {}), found)
 
     def _draw(
         self, density: LogDensity, normal: Normal, seed: int
@@ -159,6 +244,11 @@ class Laplace(Method):
             log_evidence=evidence,
             label_modes=labels,
         )
+
+
+def _size(structure: Structure) -> int:
+    """Continuous unknowns."""
+    return sum(math.prod(site.shape) for site in structure.latents.values())
 
 
 class Normal(NamedTuple):

@@ -9,7 +9,8 @@ concentration below one has no mode on the simplex and is taken in the softmax b
 1998). The answer is a point: it has no width, and where a posterior is skewed or a funnel it can
 lie far from where the mass is.
 
-The climb is by L-BFGS from many starts or, for the thousands of weights of a network over
+A conjugate story with nothing discrete tells its mode itself (``maximise``). Else the climb is by
+L-BFGS from many starts or, for the thousands of weights of a network over
 sequences, by Adam on windows of them, see :mod:`storyzoo.inference.engine.stochastic_ascent`: one
 start, stopped where rows kept apart are told best, so that the point is near a mode, not at it.
 """
@@ -19,6 +20,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
 
 from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.density import LogDensity
@@ -38,7 +42,7 @@ from storyzoo.inference.engine.resume import Keeper, fingerprint
 from storyzoo.inference.engine.stochastic_ascent import Schedule, StochasticAscent
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
-from storyzoo.inference.engine.tree import posterior_tree
+from storyzoo.inference.engine.tree import draws_of, posterior_tree
 from storyzoo.inference.engine.window_gradient import refuses_windows
 from storyzoo.story import Story
 
@@ -66,8 +70,9 @@ class AscentInfo(LearningInfo):
 class MAP(Method):
     """The mode of the posterior, or of the likelihood, over the constrained parameters.
 
-    ``objective="likelihood"`` drops the priors of the global sites. ``optimiser``: ``auto`` is
-    ``adam`` for stories that unroll sequences, else ``quasi-newton``. Of that are ``restarts``,
+    ``objective="likelihood"`` drops the priors of the global sites. ``optimiser``: ``auto`` is none
+    for stories that know their mode, ``adam`` for those that unroll sequences, else
+    ``quasi-newton``. Of that are ``restarts``,
     ``max_steps`` and ``tolerance``, the nats that may be left to gain. Adam makes ``epochs`` passes
     over all steps, ``batch_size`` rows side by side in windows of ``truncate`` steps (None for
     whole sequences); the ``learning_rate`` falls to zero, gradients are clipped to a length of
@@ -125,6 +130,11 @@ class MAP(Method):
         """Whether Adam climbs."""
         return self.optimiser == "adam" or (self.optimiser == "auto" and story.has("unroll"))
 
+    def _known(self, target: Target) -> bool:
+        """Whether the story tells its mode in closed form."""
+        hidden = target.structure.discrete or target.structure.local
+        return self.optimiser == "auto" and not hidden and target.story.has("maximise")
+
     def run(
         self, target: Target, *, seed: int, progress: Progress, checkpoint: Checkpoint | None = None
     ) -> Outcome:
@@ -132,6 +142,8 @@ class MAP(Method):
 
         Raises NoModeError where the objective has no maximum, SettingError where Adam runs away.
         """
+        if self._known(target):
+            return self._take(target)
         if self._adaptive(target.story):
             return self._run_adam(target, seed, progress, checkpoint)
         density = target.density(jacobian=False, prior=self.objective == "posterior")
@@ -148,6 +160,24 @@ class MAP(Method):
             target.structure, {n: v.cpu().numpy()[None, None] for n, v in point.items()}, {}
         )
         return Outcome(tree, self._info(modes, density, seconds))
+
+    def _take(self, target: Target) -> Outcome:
+        """The mode in closed form."""
+        prior = self.objective == "posterior"
+        density = target.density(jacobian=False, prior=prior)
+        with target.context():
+            point = target.story.maximise({}, target.data, prior)
+            assert point is not None
+            height = density.batch(density.flatten(point)[None])
+        values = {name: value.cpu().numpy()[None, None] for name, value in point.items()}
+        info = MAPInfo(
+            stopped="settled",
+            start="none: the story knows its mode",
+            engine="the story's closed form",
+            path=(float(height),),
+            prior=prior,
+        )
+        return Outcome(posterior_tree(target.structure, values, {}), info)
 
     def _run_adam(
         self, target: Target, seed: int, progress: Progress, checkpoint: Checkpoint | None
@@ -210,6 +240,20 @@ class MAP(Method):
             converged=modes.mode.converged,
             resumed_evaluations=modes.resumed_evaluations,
         )
+
+
+def ascended(climb: MAP, target: Target, seed: int) -> dict[str, Tensor]:
+    """The point at which a climb ends, by site, for methods that start there.
+
+    Nothing of it is kept on Ctrl-C, which ends the method too.
+    """
+    outcome = climb.run(target, seed=seed, progress=Progress(quiet=True))
+    if outcome.info.stopped == "interrupted":
+        raise KeyboardInterrupt
+    return {
+        name: torch.as_tensor(value[0, 0], device=target.device)
+        for name, value in draws_of(target.structure, outcome.tree["posterior"]).items()
+    }
 
 
 def check_ascent(

@@ -19,8 +19,8 @@ With ``cycles`` the step falls along half a cosine and rises again, that many ti
 half of a cycle nothing is added, so that it finds another place, and draws are kept in the second
 (Zhang et al. 2020). With ``momentum`` m each move is ``v <- m v + e/2 W g + sqrt((1 - m) e) z`` and
 ``q <- q + W v`` with W the widths: stochastic-gradient Hamiltonian Monte Carlo with friction 1 - m
-(Chen, Fox and Guestrin 2014); m = 0 is Langevin's. A network over sequences starts at the end of
-Adam's ascent, where the widths are told by how gradients of slices differ.
+(Chen, Fox and Guestrin 2014); m = 0 is Langevin's. Chains of a network over sequences start each
+at the end of an ascent by Adam, where the widths are told by how gradients of slices differ.
 
 Sources: Welling and Teh (2011), "Bayesian learning via stochastic gradient Langevin dynamics",
 ICML; Li, Chen, Carlson and Carin (2016), "Preconditioned stochastic gradient Langevin dynamics for
@@ -63,7 +63,7 @@ from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import posterior_tree
 from storyzoo.inference.engine.vi_starts import Starts, find_starts
 from storyzoo.inference.engine.window_source import PieceSlices, WindowSource
-from storyzoo.inference.map import MAP
+from storyzoo.inference.map import MAP, ascended
 from storyzoo.inference.nuts import NUTS
 from storyzoo.story import Fantasies, Story
 
@@ -107,8 +107,9 @@ class SGLD(Method):
     ``exact`` from the density, ``estimated`` by the story's own hook with ``fantasies`` chains
     and ``sweeps`` Gibbs sweeps; ``auto`` takes the latter where there is one. ``cycles``: how often
     the step falls and rises; ``momentum``: the share of each move that the next goes on with. Of
-    sequences a slice is whole ones, or parts of at most ``truncate`` steps, and the chains start
-    where Adam ends after ``epochs`` passes. ``megabytes`` bounds what all draws take.
+    sequences a slice is whole ones, or parts of at most ``truncate`` steps, and each chain starts
+    where `map` ends after ``epochs`` passes with ``learning_rate``. ``megabytes`` bounds what all
+    draws take.
     """
 
     name: ClassVar[str] = "sgld"
@@ -129,6 +130,7 @@ class SGLD(Method):
     momentum: float = 0.0
     truncate: int | None = None
     epochs: int = 30
+    learning_rate: float = 0.003
     megabytes: float = 1000
     minutes: float | None = None
 
@@ -138,7 +140,9 @@ class SGLD(Method):
             value = getattr(self, setting)
             require(value is None or value >= 1, "sgld", setting, value, "at least 1")
         require(0 <= self.momentum < 1, "sgld", "momentum", self.momentum, "from 0 to below 1")
-        require(self.megabytes > 0, "sgld", "megabytes", self.megabytes, "above 0")
+        for positive in ("learning_rate", "megabytes"):
+            value = getattr(self, positive)
+            require(value > 0, "sgld", positive, value, "above 0")
         if self.cycles is not None:
             even = self.draws % self.cycles == 0
             require(even, "sgld", "draws", self.draws, f"a multiple of cycles={self.cycles}")
@@ -338,16 +342,15 @@ class _Windowed(WindowSource):
         self._settings, self._seed = sgld, seed
         super().__init__(target, sgld.batch_size, sgld.truncate, self._ascend)
 
-    def _ascend(self, target: Target) -> np.ndarray:
-        """The best point (D,) of Adam's ascent."""
-        climb = MAP(epochs=self._settings.epochs)
-        outcome = climb.run(target, seed=self._seed, progress=Progress(quiet=True))
-        found = outcome.tree["posterior"].to_dataset()
-        point = {
-            name: torch.as_tensor(found[name].values).reshape(site.shape)
-            for name, site in target.structure.latents.items()
-        }
-        flat: np.ndarray = self.density.flatten(point).cpu().numpy()
+    def _ascend(self, target: Target, chain: int) -> np.ndarray:
+        """The best point (D,) of a chain's ascent."""
+        own = self._settings
+        climb = MAP(
+            epochs=own.epochs, learning_rate=own.learning_rate, truncate=own.truncate,
+            batch_size=min(own.batch_size or MAP.batch_size, MAP.batch_size),
+        )  # fmt: skip
+        seed = int(np.random.SeedSequence([self._seed, chain]).generate_state(1)[0])
+        flat: np.ndarray = self.density.flatten(ascended(climb, target, seed)).cpu().numpy()
         return flat
 
     def __call__(self, q: Tensor, batch: Batch, fantasies: tuple[Fantasies, ...]) -> Slope:

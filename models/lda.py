@@ -271,6 +271,14 @@ class LatentDirichletAllocation(Story):
         nothing = torch.zeros(len(data["length"]))
         return Completion(nothing.index_add(0, own, nats), torch.bincount(own, count, len(nothing)))
 
+    def one_more(self, latents: Latents, data: Data) -> Tensor:
+        """``sum_k m_dk topics_kv`` (D, V), m_d the mean of the mixture as :meth:`complete` has it:
+        one more word v of a document, given its others."""
+        topics, alpha = latents["topics"], self._given_concentration(latents)
+        with one_thread():
+            gamma = lda.fold_in(topics, alpha, data).gamma
+            return gamma / gamma.sum(1, keepdim=True) @ topics
+
     def left_to_right(self, latents: Latents, data: Data, rng: np.random.Generator) -> LeftToRight:
         """``log p(w_d | topics)``: see :mod:`storyzoo.models.kernels.left_to_right`."""
         alpha = self._given_concentration(latents)

@@ -9,9 +9,11 @@ symbol stands START as often as needed, and after the last comes END, numbered `
     x_t         ~ Categorical(next_{x_{t-n+1} ... x_{t-1}})
 
 Contexts are independent, and counts are all that matters of the data: with n_cv how often symbol v
-follows context c, the posterior is ``next_c ~ Dirichlet(concentration + n_c)`` in closed form, so
-that every method here is exact. Where all sequences have one length there is no END (``end`` =
-auto).
+follows context c, the posterior is ``next_c ~ Dirichlet(concentration + n_c)`` in closed form:
+`gibbs` draws from it, `svi` has it as its family, and `map` takes its mode, ``(n_cv + concentration
+- 1) / sum_v``. Below a concentration of one that is no mode on the simplex, and the mode in the
+softmax basis is taken, ``(n_cv + concentration) / sum_v``: the posterior mean. Where all sequences
+have one length there is no END (``end`` = auto).
 
 ``order`` 1 knows no context, 2 is a Markov chain over symbols. Contexts that were never seen are
 told by the prior alone: no shorter context steps in for a longer one, as it does by Kneser-Ney.
@@ -169,8 +171,18 @@ class NGram(Story):
         return data["length"] + (self.ends(data) is not None)
 
     def initial(self, data: Data, rng: np.random.Generator) -> dict[str, Tensor]:
-        """The mode: counts and concentration, in the softmax basis where that is below one."""
-        return {"next": conjugate.weights(self.counts(data), self.concentration)}
+        """The mode."""
+        return self.maximise({}, data, prior=True)
+
+    def maximise(
+        self, expected: Mapping[str, Tensor], data: Data, prior: bool
+    ) -> dict[str, Tensor]:
+        """The mode: counts and concentration, in the softmax basis where that is below one.
+
+        Without the prior the shares of the counts; a context never seen then has no mode of its
+        own, and gets equal ones.
+        """
+        return {"next": conjugate.weights(self.counts(data), self.concentration if prior else 1.0)}
 
     def mean_field(self, data: Data) -> ContextTables:
         """The posterior itself, a Dirichlet for each context."""

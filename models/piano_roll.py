@@ -59,6 +59,7 @@ class PianoRoll(Recurrence):
 
     data_dims = {"key": ("step", "pitch"), "length": ("sequence",)}
     identified = ("key",)
+    exclusive = False
 
     def __post_init__(self) -> None:
         self.check_fields()

@@ -8,13 +8,14 @@ every sum. Each weight has the prior ``Normal(0, weight_sd)``; the network has n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from storyzoo.errors import SettingError
 from storyzoo.models.kernels.lifted import Lifted
+from storyzoo.models.kernels.perturbed import perturbed
 from storyzoo.models.kernels.recurrent import CORES, State, buckets, dropped, lifted, windows
 from storyzoo.models.kernels.stepwise import Stepwise
 from storyzoo.story import Data, Latents, Story, Unrolled
@@ -35,6 +36,9 @@ class Recurrence(Story):
     examples = "sequence"
     observation = "step"
     ragged = {"step": "length"}
+    last_layer = ("output_weight", "output_bias")
+    exclusive: ClassVar[bool]
+    """Whether a step is one of several symbols, not several keys each by itself."""
 
     def check_fields(self) -> None:
         """Raise SettingError where a field is impossible."""
@@ -124,6 +128,29 @@ class UnrolledSequences:
         share = self._story.dropout
         keep = dropped(share, generator) if generator is not None and share else None
         logits, after = self._network(latents, inputs, state, keep)
+        return self._story.log_prob(logits, targets), after
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether a step is one of several symbols."""
+        return self._story.exclusive
+
+    def features(self, latents: Latents, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """What the core tells (B, W, H) in a window, and the state after it."""
+        told: tuple[Tensor, State] = self._network(latents, inputs, state, None, False)
+        return told
+
+    def perturbed_nats(
+        self,
+        mean: Latents,
+        width: Latents,
+        inputs: Tensor,
+        targets: Tensor,
+        state: State,
+        generator: Generator,
+    ) -> tuple[Tensor, State]:
+        """Log probabilities (B, W), each row under weights of its own; see `perturbed`."""
+        logits, after = perturbed(self._story.core, mean, width, inputs, state, generator)
         return self._story.log_prob(logits, targets), after
 
     def each_bucket(self, latents: Latents) -> Iterator[tuple[Tensor, Tensor]]:

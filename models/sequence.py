@@ -85,6 +85,7 @@ class Sequence(Recurrence):
 
     data_dims = {"token": ("step",), "length": ("sequence",)}
     identified = ("token+length", "token")
+    exclusive = True
     gap_symbol = -1
 
     def __post_init__(self) -> None:

@@ -386,6 +386,15 @@ ENTRIES: dict[str, Entry] = {
         "Shannon (1951), Bell System Technical Journal 30(1)",
         ("bpc",),
     ),
+    "step_by_step": Entry(
+        "Step by step: what do the draws foretell together?",
+        "Each step of a held-out sequence is foretold by the mean of what all draws say, those "
+        "that told the steps before badly too. Closer to zero is better. The log likelihood "
+        "averages the probabilities of whole sequences instead, in which one draw soon counts for "
+        "all; it is what `zoo compress` spends.",
+        "mean over steps of log(mean_s p(x_t | x_<t, theta_s))",
+        "Gan, Li, Chen, Pu, Su & Carin (2017), ACL, on recurrent networks",
+    ),
     "perplexity": Entry(
         "Perplexity: between how many words does the story waver?",
         "The exponential of the held-out cost per word: a perplexity of 900 is as unsure as a "
@@ -425,9 +434,9 @@ ENTRIES: dict[str, Entry] = {
     ),
     "shared_topics": Entry(
         "Shared topics: do runs find the same?",
-        "Topics of every two chains are matched one to one, and those whose words' probabilities "
-        "have a cosine of at least 0.8 count as found by both. What only one run finds may be of "
-        "use, but should not be leant on.",
+        "Topics of every two chains, or restarts, are matched one to one, and those whose words' "
+        "probabilities have a cosine of at least 0.8 count as found by both. What only one run "
+        "finds may be of use, but should not be leant on.",
         "mean over pairs of |{k: cosine(phi_k, phi'_match(k)) >= 0.8}|",
         "Greene, O'Callaghan & Cunningham (2014), ECML PKDD",
         ("stability",),

@@ -38,6 +38,9 @@ QUANTITIES: dict[str, Quantity] = {
     "log_likelihood_nats": Quantity("Log likelihood", "nats", EXACT, 2),
     "log_likelihood_nats_per_example": Quantity("Log likelihood", "nats per example", EXACT, 4),
     "log_likelihood_nats_per_step": Quantity("Log likelihood", "nats per step", EXACT, 4),
+    "step_by_step_nats_per_step": Quantity(
+        "Log likelihood, draws averaged at each step", "nats per step", ESTIMATE, 4
+    ),
     "bits_per_step": Quantity("Bits per step", "bits", EXACT, 4),
     "log_evidence_nats": Quantity("Log evidence", "nats", "approximation", 2),
     "bits_per_dim": Quantity("Bits per dim", "bits", EXACT, 4),
@@ -53,7 +56,7 @@ QUANTITIES: dict[str, Quantity] = {
     "npmi": Quantity("Coherence (NPMI)", "−1 to 1", EXACT, 3),
     "c_v": Quantity("Coherence (C_V by documents)", "", EXACT, 3),
     "topic_diversity": Quantity("Topic diversity", "share of words", EXACT, 3),
-    "shared_topics": Quantity("Topics that chains share", "mean over pairs", EXACT, 1),
+    "shared_topics": Quantity("Topics that runs share", "mean over pairs", EXACT, 1),
     "topic_cosine": Quantity("Cosine of matched topics", "mean over pairs of chains", EXACT, 3),
     "elpd_loo": Quantity("ELPD-LOO", "nats", ESTIMATE, 1),
     "p_loo": Quantity("Effective parameters (p_loo)", "", ESTIMATE, 1),

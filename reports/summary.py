@@ -162,13 +162,15 @@ def _by_observation(found: Predictive) -> dict[str, float]:
         f"bits_per_{found.observation}": -rate / math.log(2),
         "perplexity": math.exp(min(700.0, -rate)),
     }
+    if found.nats_by_step is not None:
+        metrics[f"step_by_step_nats_per_{found.observation}"] = found.nats_by_step
     if n > 1:
         spread = np.square(found.nats - rate * found.sizes).sum() * n / (n - 1)
         error = math.hypot(math.sqrt(spread), n * found.mean_se) / steps
         factors = (1.0, 1 / math.log(2), metrics["perplexity"])
         metrics |= {
             f"{name}_se": factor * error
-            for name, factor in zip(list(metrics), factors, strict=True)
+            for name, factor in zip(list(metrics)[: len(factors)], factors, strict=True)
         }
     return metrics
 
@@ -224,6 +226,8 @@ def _of_objective(info: Info) -> dict[str, float]:
             found["elbo_nats_se"] = se
     if objectives.size:
         found["objective_nats"] = float(objectives[int(getattr(info, "best", 0))])
+    elif (path := finals(info, "path")).size:  # in closed form, without a search
+        found["objective_nats"] = float(path[-1])
     evidence = getattr(info, "log_evidence", None)
     if evidence is not None:
         found["log_evidence_nats"] = float(evidence)

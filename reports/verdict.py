@@ -225,6 +225,8 @@ def headline(word: str, checks: Sequence[Check], info: Info) -> str:
         text += " One point, without uncertainty."
     if getattr(info, "one_mode", False):
         text += " Multimodality not tested: all chains started at one mode."
+    if getattr(info, "held", 0):
+        text += f" {info.held:,} weights are held at one point."  # type: ignore[attr-defined]
     if info.stopped == "interrupted":
         text += " Cut short: judged on what was drawn."
     return text

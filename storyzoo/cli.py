@@ -214,6 +214,9 @@ def _impute_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--draws", type=int, default=100, metavar="N", help="to average over")
     command.add_argument("--seed", type=int, default=0, metavar="N")
     command.add_argument("--sd", action="store_true", help="a column of sds beside each column")
+    command.add_argument(
+        "--words", type=int, default=5, metavar="N", help="of each gap in a text, for topics"
+    )
     command.epilog = (
         f"{command.epilog}. A gap in a text is written [?], one for each character (or word, or "
         "token of bpe) that is not known; a missing pixel of an image is an empty cell. Each gets "

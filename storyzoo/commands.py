@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storyzoo.datasets import load
+from storyzoo.datasets.gaps import GAP
 from storyzoo.errors import DataError, RunFolderError, SettingError, nearest
 from storyzoo.inference import find_method, load_method
 from storyzoo.models import find_story, load_story
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from storyzoo.calibrate import Calibration
     from storyzoo.datasets.dataset import Dataset
+    from storyzoo.datasets.unread import Unread
     from storyzoo.fit import Fit
     from storyzoo.inference.engine.method import Method
     from storyzoo.run import Comparison
@@ -190,7 +193,8 @@ def score(options: argparse.Namespace) -> int:
     import pandas as pd
 
     answer = _load_fit(Path(options.folder))
-    found = answer.log_density(_new_data(options.data, answer))
+    dataset = _new_data(options.data, answer)
+    found = answer.log_density(dataset)
     columns = {"log_density_nats": found.nats}
     if found.lower is not None and found.upper is not None:
         ends = {"se": found.se, "lower": found.lower, "upper": found.upper}
@@ -201,23 +205,67 @@ def score(options: argparse.Namespace) -> int:
     if answer.codec is not None and answer.codec.remark:
         sys.stderr.write(f"zoo: {answer.codec.remark}\n")
     frame = pd.DataFrame(columns)
-    frame.index = pd.RangeIndex(1, len(frame) + 1, name="row")
+    if dataset is not None and dataset.unread is not None and found.sizes is not None:
+        frame = frame.join(_unread(dataset.unread, found.sizes, answer))
+    frame.index = _rows(dataset, len(frame))
     _write_csv(frame, options.out, index=True)
     return 0
 
 
+def _unread(unread: Unread, sizes: np.ndarray, answer: Fit) -> pd.DataFrame:
+    from storyzoo.documents import told_of_unknown, unread_frame
+
+    usual = None if answer.reading is None else answer.reading.usual_unknown
+    sys.stderr.write(f"zoo: {told_of_unknown(usual)}\n")
+    return unread_frame(unread, sizes.astype(int), usual)
+
+
+def _rows(dataset: Dataset | None, count: int) -> pd.Index:
+    """Numbers from 1; where documents have names, those."""
+    import pandas as pd
+
+    from storyzoo.documents import names_of
+
+    names = names_of(dataset, count)
+    found: pd.Index = pd.Index(names, name="row" if isinstance(names, range) else "document")
+    return found
+
+
 def impute(options: argparse.Namespace) -> int:
-    """``zoo impute``: the data with every hole filled by its posterior predictive mean."""
+    """``zoo impute``: the data with every hole filled by its posterior predictive mean.
+
+    Of a text the most probable words of every gap; of counts those of one more word.
+    """
     from storyzoo.fit import as_frame, spread_frame
 
     answer = _load_fit(Path(options.folder))
-    data = _new_data(options.data, answer, gaps=True)
-    found = answer.impute(data, draws=options.draws, seed=options.seed)
+    dataset = _new_data(options.data, answer, gaps=True)
+    for name in ("draws", "words"):
+        if getattr(options, name) < 1:
+            raise SettingError(f"--{name} {getattr(options, name)}: at least 1")
+    if answer.story.has("one_more"):
+        words = answer.foretell(dataset, options.words, options.draws)
+        _say_what_has_gaps(dataset)
+        _write_csv(words, options.out)
+        return 0
+    found = answer.impute(dataset, draws=options.draws, seed=options.seed)
     frame = as_frame(found.mean, answer)
     if options.sd:
         frame = frame.join(spread_frame(found, answer).add_suffix("_sd"))
     _write_csv(frame, options.out)
     return 0
+
+
+def _say_what_has_gaps(dataset: Dataset | None) -> None:
+    if dataset is None or dataset.unread is None or dataset.unread.gaps is None:
+        sys.stderr.write("zoo: no gaps are known of: told is one more word of each document\n")
+        return
+    without = int((dataset.unread.gaps == 0).sum())
+    if without:
+        count = len(dataset.unread.gaps)
+        sys.stderr.write(
+            f"zoo: {without} of {count} documents have no gap ({GAP}), and are left out\n"
+        )
 
 
 def latent(options: argparse.Namespace) -> int:

@@ -17,9 +17,11 @@ from storyzoo.binding import Bound, bind
 from storyzoo.datasets.codecs import Codec, TextCodec
 from storyzoo.datasets.codecs import from_record as codec_of
 from storyzoo.datasets.dataset import Dataset
+from storyzoo.datasets.gaps import GAP
 from storyzoo.datasets.raster import Raster
 from storyzoo.datasets.standardise import Standardised
 from storyzoo.datasets.vocabulary import Reading
+from storyzoo.documents import foretold_frame, names_of
 from storyzoo.errors import DataError, RefusedError, RunFolderError
 from storyzoo.folder import RunFolder
 from storyzoo.inference import load_method
@@ -27,6 +29,7 @@ from storyzoo.inference.engine.continuation import AS_TOLD, Sampling
 from storyzoo.inference.engine.gaps import fill, has_gaps
 from storyzoo.inference.engine.groups import each_draw, thinned
 from storyzoo.inference.engine.heldout import (
+    MOST_FOLDED,
     Completed,
     Predictive,
     Sequential,
@@ -35,6 +38,7 @@ from storyzoo.inference.engine.heldout import (
 from storyzoo.inference.engine.hidden import discrete_posterior, hidden_means, impute
 from storyzoo.inference.engine.method import Info, Kind, Method
 from storyzoo.inference.engine.mixing import Mixing, mixing
+from storyzoo.inference.engine.one_more import one_more
 from storyzoo.inference.engine.simulation import Simulator
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target, make_target
@@ -48,10 +52,6 @@ from storyzoo.units import Units
 
 MOST_DRAWS = 400
 """Draws that scores, imputations and hidden sites are averaged over, evenly thinned."""
-
-
-MOST_FOLDED = 50
-"""Draws of the shared latents from which the latents of new examples are told."""
 
 
 class Imputed(NamedTuple):
@@ -70,7 +70,8 @@ class Fit:
     method: Method
     seed: int
     info: Info
-    verdict: Verdict
+    judged: Verdict | None
+    """None of a fit that was loaded, until its verdict is asked for."""
     tree: DataTree
     """ArviZ groups: posterior, sample_stats, log_likelihood, log_prior, prior, …"""
     summary: dict[str, Any]
@@ -92,6 +93,15 @@ class Fit:
     notes: tuple[str, ...] = ()
     folder: Path | None = None
     _draws: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What to think of the answer. Judging many draws takes a while, so a loaded fit does it
+        only when asked."""
+        if self.judged is None:
+            kind = self.method.kind
+            self.judged = judge(self.tree, self.info, kind=kind, story=self.story)
+        return self.judged
 
     @property
     def kind(self) -> Kind:
@@ -192,7 +202,10 @@ class Fit:
         if has_gaps(self.story):
             return self._fill_gaps(data, draws, seed)
         if self.story.ragged:
-            raise RefusedError(f"{self.story.name} counts what there is: nothing can be missing")
+            instead = ": ask `foretell` for words in gaps" if self.story.has("one_more") else ""
+            raise RefusedError(
+                f"{self.story.name} counts what there is: nothing can be missing{instead}"
+            )
         target = self._target_of(data)
         rng = np.random.default_rng(seed)
         parameters = self.latents(draws)
@@ -229,6 +242,37 @@ class Fit:
                 mean[name] = np.array([np.bincount(column).argmax() for column in drawn.T])
             sd[name] = (drawn != mean[name]).mean(0)
         return Imputed(mean, sd)
+
+    def foretell(self, data: Any = None, most: int = 5, draws: int = MOST_FOLDED) -> pd.DataFrame:
+        """The most probable words of each gap of a text, given the rest of its document.
+
+        A row for each of ``most`` words of a gap: document and gap, counted from 1, the word, its
+        probability averaged over draws of the topics, and the standard deviation over them where
+        there are draws. Counts have no gaps: then it is one more word of each document. The gaps of
+        a document are alike, as the order of words means nothing. Raises DataError where a text has
+        no gap, RefusedError where the story has no such words.
+        """
+        if not self.story.has("one_more"):
+            raise RefusedError(f"{self.story.name} can't tell one more observation of an example")
+        target = self._target_of(data)
+        dataset = data if isinstance(data, Dataset) else None
+        gaps = dataset.unread.gaps if dataset is not None and dataset.unread else None
+        if dataset is not None and gaps is not None and not gaps.any():
+            raise DataError(
+                f"{dataset.name}: no document has a gap: write {GAP} where a word is missing"
+            )
+        chosen = np.arange(target.n_examples) if gaps is None else np.flatnonzero(gaps)
+        latents = self.latents(draws)
+        found = one_more(target, latents, chosen, most)
+        name = self.story.observation
+        return foretold_frame(
+            found,
+            [names_of(dataset, target.n_examples)[n] for n in chosen.tolist()],
+            None if gaps is None else gaps[chosen],
+            list(target.structure.coords[name]),
+            name,
+            several=len(next(iter(latents.values()))) > 1,
+        )
 
     def latent(self, data: Any = None) -> pd.DataFrame:
         """What is hidden: probabilities of every label, or mean and sd of continuous sites.
@@ -417,7 +461,7 @@ class Fit:
             method=method,
             seed=description["seed"],
             info=info,
-            verdict=judge(tree, info, kind=method.kind, story=story),
+            judged=None,
             seconds=float(tree.attrs.pop("seconds")),
             notes=tuple(json.loads(tree.attrs.pop("notes"))),
             tree=tree,

@@ -28,11 +28,12 @@ from storyzoo.folder import FORMAT, RunFolder, versions
 from storyzoo.inference import load_method
 from storyzoo.inference.engine.checkpoint import write_atomically
 from storyzoo.inference.engine.estimated import why_unknown
-from storyzoo.inference.engine.groups import complete, merged, thinned, with_deterministic
+from storyzoo.inference.engine.groups import complete, merged, with_deterministic
 from storyzoo.inference.engine.heldout import (
     Completed,
     Predictive,
     Sequential,
+    averaged_by_step,
     fitted_scores,
     log_completion,
     log_left_to_right,
@@ -42,7 +43,7 @@ from storyzoo.inference.engine.method import Method
 from storyzoo.inference.engine.progress import Progress
 from storyzoo.inference.engine.relabelling import relabel
 from storyzoo.inference.engine.target import Stream, Target, make_target
-from storyzoo.inference.engine.tree import draws_of
+from storyzoo.inference.engine.tree import RESTARTS, draws_of
 from storyzoo.models import load_story
 from storyzoo.reports.compare import choose_best, compare_table, summary_of, to_csv
 from storyzoo.reports.page import compare_page
@@ -252,7 +253,7 @@ def _fitted(
     tree, said = complete(tree, task.train, seed)
     draws = draws_of(task.train.structure, tree["posterior"])
     heldout, completed = _score(task, draws, seed), _completed(task, draws)
-    sequential, scores = _sequential(task, draws), _story_scores(task.train, draws)
+    sequential, scores = _sequential(task, draws), _story_scores(task.train, tree)
     tree = task.units.shown(tree)
     codec = None if task.bound.dataset is None else task.bound.dataset.codec
     remark = (codec.remark,) if codec is not None and codec.remark else ()
@@ -261,7 +262,7 @@ def _fitted(
         method=method,
         seed=seed,
         info=info,
-        verdict=judge(tree, info, kind=method.kind, story=task.story),
+        judged=judge(tree, info, kind=method.kind, story=task.story),
         tree=tree,
         summary={},
         description=description,
@@ -281,26 +282,36 @@ def _fitted(
     return answer
 
 
-def _story_scores(target: Target, draws: Mapping[str, np.ndarray]) -> dict[str, float]:
+def _story_scores(target: Target, tree: DataTree) -> dict[str, float]:
     """What the story itself scores a point by, in the units of the fit: the mean of draws.
 
-    And how far chains agree, each by the mean of its own.
+    And how far chains agree, each by the mean of its own, or the restarts of an ascent.
     """
+    draws = draws_of(target.structure, tree["posterior"])
     if not draws:
         return {}
     by_chain = {name: torch.as_tensor(value.mean(1)) for name, value in draws.items()}
     point = {name: value.mean(0) for name, value in by_chain.items()}
     count = len(next(iter(by_chain.values())))
-    chains = [{n: value[i] for n, value in by_chain.items()} for i in range(count)]
+    runs = [{n: value[i] for n, value in by_chain.items()} for i in range(count)]
+    if RESTARTS in tree.children:
+        ends = tree[RESTARTS].to_dataset()
+        runs = [
+            {str(n): torch.as_tensor(v.values) for n, v in ends.isel(restart=i).data_vars.items()}
+            for i in range(ends.sizes["restart"])
+        ]
     found = target.story.scores(point, target.data)
-    return found if count < 2 else {**found, **target.story.agreement(chains)}
+    return found if len(runs) < 2 else {**found, **target.story.agreement(runs)}
 
 
 def _score(task: Task, draws: Mapping[str, np.ndarray], seed: int) -> Predictive | None:
     """Log predictive density of the held-out rows, in the data's own units."""
     if task.test is None or why_unknown(task.story) is not None:
         return None
-    found = log_predictive(task.test, thinned(draws, len(next(iter(merged(draws).values())))), seed)
+    every = merged(draws)
+    found = log_predictive(task.test, every, seed)
+    if len(next(iter(every.values()))) > 1:
+        found = found._replace(nats_by_step=averaged_by_step(task.test, every))
     observed = {n: np.asarray(task.test.data[n].cpu()) for n in task.test.structure.outcomes}
     return found.moved(task.units.log_volume(observed))
 

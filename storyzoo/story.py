@@ -132,6 +132,30 @@ class Unrolled(Protocol):
         second dim; empty at the rows' first window. A generator drops units out, for training.
         """
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether a step is one of V symbols (softmax); else V numbers, each 0 or 1 by itself."""
+
+    def features(
+        self, latents: Latents, inputs: Tensor, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What the story's last layer sees (B, W, F) in a window, and the state after it."""
+
+    def perturbed_nats(
+        self,
+        mean: Latents,
+        width: Latents,
+        inputs: Tensor,
+        targets: Tensor,
+        state: tuple[Tensor, ...],
+        generator: Generator,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """:meth:`nats` under weights ``Normal(mean, width^2)``, drawn anew for each row.
+
+        The draws of two rows may depend on each other, as in flipout; each by itself is of that
+        normal, so that the mean over draws is that of independent ones.
+        """
+
 
 class LikelihoodEstimate(NamedTuple):
     """Log likelihoods whose normaliser is known only by sampling, nats."""
@@ -233,6 +257,8 @@ class Story:
     - ``gap_symbol``: the value of a discrete observation that stands for a missing one.
     - ``identified``: sites (deterministic ones too) on which R-hat is judged where parameters
       have symmetries that no relabelling mends.
+    - ``last_layer``: of a network that :meth:`unroll` tells, the weight (V, F) and the bias (V,) of
+      its output, ``logits = weight features + bias``.
     - ``units``: site -> how it follows the units of the data under ``y -> (y - shift) / scale``:
       ``"location"``, ``"scale"``, ``"variance"`` or ``"covariance"``, along the ``feature`` dim.
       Sites not named here have no unit.
@@ -253,6 +279,7 @@ class Story:
     several_modes: ClassVar[str] = ""
     identified: ClassVar[tuple[str, ...]] = ()
     gap_symbol: ClassVar[int | None] = None
+    last_layer: ClassVar[tuple[str, ...]] = ()
 
     @property
     def event_dims(self) -> Mapping[str, tuple[str, ...]]:
@@ -305,7 +332,8 @@ class Story:
         """The closed M-step: latents that maximise the expected complete log joint.
 
         ``prior`` says whether the priors of the global sites count (``objective="posterior"``).
-        It tells of every continuous site, those of single examples too, where there are some.
+        It tells of every continuous site, those of single examples too, where there are some. A
+        story that hides nothing discrete gets no statistics: its answer is then the mode itself.
         """
         return None
 
@@ -322,6 +350,10 @@ class Story:
 
         It also takes NaN: then the exact marginal likelihood of what is observed.
         """
+        return None
+
+    def by_step(self, latents: Latents, data: Data) -> Tensor | None:
+        """Log probability of each step of all sequences given those before it, end to end, nats."""
         return None
 
     def sizes(self, data: Data) -> Tensor | None:
@@ -341,6 +373,13 @@ class Story:
         """Half of each example, chosen by ``rng``, foretold from the other, given shared latents.
 
         The probability of an observation is averaged over the draws.
+        """
+        return None
+
+    def one_more(self, latents: Latents, data: Data) -> Tensor | None:
+        """(N, V): probability of each value of one more observation of each example.
+
+        Given its others and the shared latents, for examples of exchangeable discrete observations.
         """
         return None
 

@@ -38,8 +38,10 @@ NESTED = 2000
 """Densities averaged per example where latents are drawn anew: so many draws over all theta_s."""
 PROPOSED = 200
 """The same where they are drawn from the story's own fold-in, which comes near to them."""
-MOST_COMPLETED = 50
-"""Draws of the shared latents from which halves of examples are foretold."""
+MOST_FOLDED = 50
+"""Draws of the shared latents under which examples are folded in, or halves of them foretold."""
+MOST_BY_STEP = 200
+"""Draws that are averaged at every step of sequences."""
 BLOCKS = 20
 """Runs of neighbouring draws whose means give the Monte Carlo error, autocorrelation and all."""
 AT_ONCE = 2_000_000
@@ -81,6 +83,8 @@ class Predictive(NamedTuple):
     """(N,): observations that each example is made of, where the story names them."""
     observation: str = ""
     """What an observation is, where each is told from those before it: ``step``."""
+    nats_by_step: float | None = None
+    """Per observation, the draws averaged anew at each; None where it is not known."""
 
 
 class Completed(NamedTuple):
@@ -147,11 +151,9 @@ def log_completion(
     if not target.story.has("complete"):
         return None
     shared = {n: v for n, v in draws.items() if n not in target.structure.local}
-    size = len(next(iter(shared.values())))
-    chosen = np.unique(np.linspace(0, size - 1, min(size, MOST_COMPLETED)).round().astype(int))
     with target.context(), torch.no_grad():
         found = target.story.complete(
-            each_draw({n: v[chosen] for n, v in shared.items()}),
+            each_draw(_spread(shared, MOST_FOLDED)),
             target.data,
             np.random.default_rng([seed, 4]),
         )
@@ -175,6 +177,30 @@ def log_predictive(target: Target, draws: Mapping[str, np.ndarray], seed: int = 
     return _log_predictive(target, draws, seed)._replace(values=discrete_values(target))
 
 
+def averaged_by_step(target: Target, draws: Mapping[str, np.ndarray]) -> float | None:
+    """Nats per step where draws ``(S, *shape)`` are averaged anew at each step, as forecasts are.
+
+    ``mean_t log 1/S sum_s p(x_t | x_<t, theta_s)``: no draw counts for more because it told the
+    steps before well, as it does in the probability of a whole sequence. None for a story that
+    does not tell its steps.
+    """
+    if not target.story.has("by_step"):
+        return None
+    some = thinned({name: value[None] for name, value in draws.items()}, MOST_BY_STEP)
+    count = len(next(iter(some.values())))
+    dtype = getattr(torch, target.story.dtype)
+    total: Tensor | None = None
+    with target.context(), torch.no_grad():
+        for latents in each_draw(some):
+            own = {name: value.to(target.device, dtype) for name, value in latents.items()}
+            told = target.story.by_step(own, target.data)
+            assert told is not None
+            total = told.double() if total is None else torch.logaddexp(total, told.double())
+    if total is None or not len(total):
+        return None
+    return float(total.mean()) - float(np.log(count))
+
+
 def _log_predictive(target: Target, draws: Mapping[str, np.ndarray], seed: int) -> Predictive:
     shared = {n: v for n, v in draws.items() if n not in target.structure.local}
     size = len(next(iter(draws.values())))
@@ -183,8 +209,11 @@ def _log_predictive(target: Target, draws: Mapping[str, np.ndarray], seed: int) 
         return averaged_estimates(estimates(target, few, seed))
     if target.structure.local:
         rng = np.random.default_rng([seed, 3])
+        anew = _drawn_anew
+        if target.story.has("fold_in"):  # the dearer part, of which each serves several draws
+            anew, shared = _proposed, _spread(shared, MOST_FOLDED)
+            size = min(size, MOST_FOLDED)
         repeats = _repeats(target, size)
-        anew = _proposed if target.story.has("fold_in") else _drawn_anew
         runs, count = anew(target, shared, repeats, rng), size * repeats
     else:
         runs, count = _given(target, shared, size), size
@@ -276,6 +305,13 @@ def _given(target: Target, draws: Mapping[str, np.ndarray], size: int) -> Iterat
     for start in range(0, size, step):
         flat = flat_draws(density, {n: v[start : start + step] for n, v in draws.items()})
         yield density.log_likelihood(flat).detach().cpu().numpy().astype(np.float64)
+
+
+def _spread(draws: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
+    """At most so many of the draws ``(S, *shape)``, evenly spread over all."""
+    size = len(next(iter(draws.values())))
+    chosen = np.unique(np.linspace(0, size - 1, min(size, most)).round().astype(int))
+    return {name: values[chosen] for name, values in draws.items()}
 
 
 def _repeats(target: Target, size: int) -> int:

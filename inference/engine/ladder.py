@@ -24,7 +24,7 @@ from storyzoo.errors import StoryError
 from storyzoo.inference.engine.lowering.compiler import CompilerError, find_compiler
 from storyzoo.inference.engine.lowering.operations import MissingOperation
 from storyzoo.inference.engine.native import Native, make_native
-from storyzoo.inference.engine.tracing import Function, UntraceableError, script, trace
+from storyzoo.inference.engine.tracing import Function, UntraceableError, script, trace, unfused
 
 Rung = Literal["c", "torchscript", "eager"]
 Pair = tuple[Tensor, Tensor]
@@ -64,7 +64,7 @@ class Ladder:
         if self._failure and all(pair is None for pair in expected):
             raise StoryError(f"the model's density and gradient can't be had: {self._failure}")
         try:
-            with self.running():
+            with self.running(), unfused():
                 self.graph = trace(self.function, self.points[0])
         except UntraceableError as reason:
             self._stay_eager(f"the model can't be traced: {reason}")
@@ -107,7 +107,10 @@ class Ladder:
             scripted = script(self.graph, self.points[0])
         except RuntimeError as error:  # an operation of the graph that its interpreter hasn't
             self.graph = None
-            self._stay_eager(f"no TorchScript: {' '.join(str(error).split())[:120]}")
+            why = " ".join(str(error).split())[:120]
+            inside = "INTERNAL ASSERT" in why  # names places in torch's own source
+            why = "an operation of the graph is unknown to its interpreter" if inside else why
+            self._stay_eager(f"no TorchScript: {why}")
             return
 
         def run(q: Tensor) -> Pair:

@@ -129,6 +129,17 @@ def too_many_weights(story: Story, structure: Structure) -> str | None:
     return f"its network has {size} weights, too many to see all data at every step; use map"
 
 
+MOST_WEIGHT_DRAWS = 50
+"""Draws of a whole network that are made: each costs a pass wherever it is scored."""
+
+
+def draws_of_weights(wanted: int, size: int, megabytes: float) -> tuple[int, tuple[str, ...]]:
+    """How many draws of so many weights in single precision are made, and a note if too few."""
+    count = max(1, min(wanted, MOST_WEIGHT_DRAWS, int(megabytes / (4e-6 * size))))
+    note = f"{count} of {wanted} draws were made: each is a network"
+    return count, () if count == wanted else (note,)
+
+
 def require(good: bool, method: str, setting: str, value: object, wanted: str) -> None:
     """Raise SettingError in one line where a setting is out of its range."""
     if not good:

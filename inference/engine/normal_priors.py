@@ -33,6 +33,11 @@ class NormalPriors(NamedTuple):
         squares = ((q - loc) / scale).square().sum()
         return -0.5 * squares - scale.log().sum() - 0.5 * len(q) * math.log(2 * math.pi)
 
+    def expected(self, mean: Tensor, width: Tensor) -> Tensor:
+        """``E log p`` under ``Normal(mean, width^2)`` of each coordinate (D,), a scalar."""
+        spread = (width / self.scale).square().sum()
+        return self.log_prob(mean) - 0.5 * spread
+
     def add_gradient(self, slope: Tensor, q: Tensor, share: float) -> Tensor:
         """``slope`` (D,) with so much of the gradient at ``q`` added, in its own place."""
         if self.scale.dim() == 0 and not self.loc.any():

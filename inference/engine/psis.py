@@ -20,6 +20,7 @@ import xarray as xr
 from scipy.special import logsumexp
 
 from storyzoo.inference.engine.estimated import BOUNDS
+from storyzoo.inference.engine.rank_statistics import ess_mean
 from storyzoo.inference.engine.statistics import array_stats
 
 Array = npt.NDArray[np.float64]
@@ -222,8 +223,9 @@ def _relative_efficiency(posterior: xr.Dataset) -> float:
     ratios = []
     for array in posterior.data_vars.values():
         if array.dtype.kind == "f":
-            values = array.transpose(..., "chain", "draw").to_numpy()
-            ratios.append(np.ravel(array_stats.ess(values, method="mean", relative=True)))
+            values = array.transpose(..., "chain", "draw").to_numpy().astype(np.float64)
+            draws = values.reshape(-1, *values.shape[-2:])
+            ratios.append(ess_mean(draws) / (draws.shape[1] * draws.shape[2]))
     finite = [ratio[np.isfinite(ratio)] for ratio in ratios]
     pooled = np.concatenate(finite) if finite else np.ones(0)
     return float(pooled.mean()) if pooled.size else 1.0

@@ -97,6 +97,18 @@ class _Sizes(fx.Interpreter):
         return value
 
 
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Within it torch writes an LSTM out in steps.
+
+    oneDNN's is one operation whose gradient TorchScript does not know.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of settings that this does not touch
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
 def script(graph: fx.GraphModule, point: Tensor) -> Function:
     """The graph run by TorchScript's interpreter, which costs a third of Python's per operation."""
     with warnings.catch_warnings(), torch.no_grad():

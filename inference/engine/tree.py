@@ -47,6 +47,32 @@ def build_tree(
     return tree
 
 
+RESTARTS = "restarts"
+"""Group of the shared latents where each restart of an ascent ended, ``(restart, …)``."""
+MOST_RESTARTED = 8_000_000
+"""Elements above which that group is left out: 64 MB of float64."""
+
+
+def with_restarts(tree: DataTree, structure: Structure, ends: Sequence[Arrays]) -> DataTree:
+    """The tree with the ends of all restarts, so that it can be told what they have in common."""
+    shared = [name for name in structure.latents if name not in structure.local]
+    if len(ends) < 2 or sum(end[name].size for end in ends for name in shared) > MOST_RESTARTED:
+        return tree
+    stacked = {name: np.stack([end[name] for end in ends]) for name in shared}
+    group = Dataset(
+        {
+            name: (("restart", *structure.sites[name].dims), value)
+            for name, value in by_dims(structure, stacked, leading=1).items()
+        },
+        coords={
+            dim: structure.coords[dim] for name in shared for dim in structure.sites[name].dims
+        },
+    )
+    found = tree.copy()
+    found[RESTARTS] = DataTree(group)
+    return found
+
+
 def draws_of(
     structure: Structure, posterior: Dataset | DataTree | DataArray
 ) -> dict[str, np.ndarray]:

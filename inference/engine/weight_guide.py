@@ -1,17 +1,21 @@
 """A mean field over the weights of a network: the ELBO of one window, and its gradient.
 
-``q(w) = prod_i Normal(w_i | m_i, s_i^2)``,  ``ELBO = E_q[log p(data | w) + log p(w)] + H(q)``
+``q(w) = prod_i Normal(w_i | m_i, s_i^2)``,  ``ELBO = E_q[log p(data | w)] - KL(q || p)``
 
-A window estimates it from draws ``w = m + s z``, one for each group of rows, in pairs with z of
-opposite signs: rows of one group share a draw, which is what a fused recurrence allows, and several
-groups keep the noise down (Kingma, Salimans and Welling 2015, on why that matters; Fortunato,
-Blundell and Vinyals 2017, arXiv:1704.02798, on recurrences). With g the gradient of the log joint
-in w, that in m is g and that in ``log s`` is ``g s z + 1``.
+A window estimates the first part with weights of their own for each row, by the story's own
+perturbed steps (flipout: Wen et al. 2018): with one draw for all rows their errors would add up
+(Kingma, Salimans and Welling 2015, on why that matters; Fortunato, Blundell and Vinyals 2017,
+arXiv:1704.02798, on recurrences). Of normal priors the divergence is known,
+
+``KL = sum_i log(sigma_i / s_i) + (s_i^2 + (m_i - mu_i)^2) / (2 sigma_i^2) - 1/2``
+
+Where priors are of another kind it is told by a pair of draws of opposite signs.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +27,7 @@ from storyzoo.inference.engine.window_gradient import Told, WindowDensity
 from storyzoo.inference.engine.windows import Window, Windows
 from storyzoo.story import Unrolled
 
-NARROW = 0.01
+NARROW = 0.03
 """Deviation of every weight at the start."""
 TOLD_BY = 8
 """Draws by which the ELBO is told at the end."""
@@ -37,14 +41,19 @@ class WeightGuide:
     Call under the target's context.
     """
 
-    def __init__(self, target: Target, unrolled: Unrolled, groups: int) -> None:
+    def __init__(
+        self,
+        target: Target,
+        unrolled: Unrolled,
+        first: Callable[[], Mapping[str, Tensor]] | None = None,
+    ) -> None:
         self._joint = WindowDensity(target, unrolled, prior=True, jacobian=True)
-        self._groups = groups
+        self._unrolled, self._first = unrolled, first
         self.dim = self._joint.dim
 
     def start(self, rng: np.random.Generator) -> Tensor:
-        """The story's own start, narrow."""
-        mean = self._joint.start(rng)
+        """Narrow around the first point, else around the story's own start."""
+        mean = self._joint.start(rng) if self._first is None else self._joint.flat(self._first())
         return torch.cat([mean, torch.full_like(mean, UNIT * math.log(NARROW))])
 
     def _log_width(self, parameters: Tensor) -> Tensor:
@@ -64,11 +73,19 @@ class WeightGuide:
         return self._joint.log_prior(q)
 
     def log_prior(self, q: Tensor) -> Tensor:
-        """Minus the divergence of q from the prior, the prior taken at one antithetic pair."""
+        """Minus the divergence of q from the prior."""
+        noise = torch.Generator().manual_seed(0)
+        return self._expected_prior(q, noise) + self.entropy(q)
+
+    def _expected_prior(self, q: Tensor, generator: Generator | None) -> Tensor:
+        """``E_q log p(w)``, a scalar."""
         mean, width = q[: self.dim], self._log_width(q).exp()
-        noise = torch.randn(self.dim, generator=torch.Generator().manual_seed(0)).to(mean)
+        known = self._joint.expected_prior(mean, width)
+        if known is not None:
+            return known
+        noise = torch.randn(self.dim, generator=generator, device=mean.device)
         ends = [self._joint.log_prior(mean + sign * width * noise) for sign in (1, -1)]
-        return 0.5 * (ends[0] + ends[1]) + self.entropy(q)
+        return 0.5 * (ends[0] + ends[1])
 
     def entropy(self, parameters: Tensor) -> Tensor:
         """``sum_i log s_i + (1 + log 2 pi) / 2``, nats."""
@@ -92,28 +109,18 @@ class WeightGuide:
 
         Nothing is dropped out: the draws are noise enough.
         """
-        mean, width = q[: self.dim], self._log_width(q).exp()
-        count = min(self._groups, len(window.inside))
-        slope, by_width = torch.zeros_like(mean), torch.zeros_like(mean)
-        nats, after = mean.new_zeros(()), []
-        noise = torch.zeros_like(mean)
-        for group, rows in enumerate(torch.arange(len(window.inside)).tensor_split(count)):
-            if group % 2 == 0:
-                noise = torch.randn(self.dim, generator=generator, device=mean.device)
-            z = noise if group % 2 == 0 else -noise
-            part = Window(*(piece[rows] for piece in window))
-            held = tuple(piece[:, rows].contiguous() for piece in state)
-            # The prior counts once over all groups, the steps of each by themselves.
-            found = self._joint(
-                mean + width * z, part, held, factor * count, None, share=share / count
-            )
-            slope += found.gradient
-            by_width += found.gradient * z
-            nats = nats + found.nats
-            after.append(found.state)
-        gradient = torch.cat([slope, (by_width * width + share) / UNIT])
-        joined = tuple(torch.cat(parts, 1) for parts in zip(*after, strict=True))
-        return Told(gradient, joined, nats)
+        assert generator is not None
+        with torch.enable_grad():
+            leaf = q.detach().requires_grad_()
+            nats, after = self._unrolled.perturbed_nats(
+                self._joint.views(leaf[: self.dim]),
+                self._joint.views(self._log_width(leaf).exp()),
+                window.inputs, window.targets, state, generator,
+            )  # fmt: skip
+            told = (nats * window.inside).sum()
+            divergence = self._expected_prior(leaf, generator) + self.entropy(leaf)
+            (gradient,) = torch.autograd.grad(share * (factor * told + divergence), leaf)
+        return Told(gradient, tuple(part.detach() for part in after), told.detach())
 
 
 class Fitted(NamedTuple):

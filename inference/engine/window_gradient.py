@@ -18,7 +18,7 @@ from storyzoo.inference.engine.factors import run_model, slice_examples, trace_p
 from storyzoo.inference.engine.normal_priors import NormalPriors, normal_priors
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.windows import Window
-from storyzoo.story import Story, Unrolled
+from storyzoo.story import Latents, Story, Unrolled
 
 
 class Told(NamedTuple):
@@ -62,6 +62,10 @@ class WindowDensity:
             for slot, piece in zip(self._density.slots, pieces, strict=True)
         }
 
+    def flat(self, latents: Latents) -> Tensor:
+        """The vector (D,) of the sites' values."""
+        return self._density.flatten(latents)
+
     def start(self, rng: np.random.Generator) -> Tensor:
         """The story's own start, else a draw of the prior."""
         initial = self._target.story.initial(self._target.data, rng)
@@ -76,6 +80,18 @@ class WindowDensity:
             return self._normal.log_prob(q)
         total, _ = trace_priors(self._traced(q), self._target.structure)
         return total + self._density.volume(q)
+
+    def priors_by_site(self) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+        """Means and precisions of the priors by site; None where they are no plain normals."""
+        if self._normal is None:
+            return None
+        like = torch.zeros(self.dim, device=self._target.device)
+        loc, scale = (part.expand_as(like) for part in self._normal)
+        return self.views(loc), self.views(scale**-2)
+
+    def expected_prior(self, mean: Tensor, width: Tensor) -> Tensor | None:
+        """Its mean over ``Normal(mean, width^2)`` of each coordinate; None where it is no sum."""
+        return None if self._normal is None else self._normal.expected(mean, width)
 
     def __call__(
         self,

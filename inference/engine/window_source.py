@@ -3,8 +3,9 @@
 ``g(q) = d log prior(q) / dq + R / B sum_{r in B pieces} d log p(piece_r | q) / dq``
 
 Pieces are the sequences themselves, or parts of at most so many steps of longer ones, each told as
-if it began there: then the posterior that is sampled is that of the parts, and a note says so. The
-chains start where Adam's ascent ended, all at the same point.
+if it began there: then the posterior that is sampled is that of the parts, and a note says so. Each
+chain starts where an ascent of its own by Adam ended: networks have many modes, chains don't cross
+between them, and draws of several foretell better together than those of one.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class WindowSource:
         target: Target,
         batch_size: int | None,
         truncate: int | None,
-        start: Callable[[Target], np.ndarray],
+        start: Callable[[Target, int], np.ndarray],
     ) -> None:
         self._target, self._start = target, start
         unrolled = target.story.unroll(target.data)
@@ -95,12 +96,13 @@ class WindowSource:
         self.notes: tuple[str, ...] = (f"{told}, each told as if it began there",) if parts else ()
 
     def starts(self, count: int, stream: np.random.SeedSequence) -> Starts:
-        """The same point for all chains, and the width of each coordinate there."""
-        q = torch.as_tensor(self._start(self._target), device=self._target.device)
-        width = self._width(q, np.random.default_rng(stream))
-        centre = q.expand(count, -1).clone()
-        words = f"{count} chains at the end of one ascent by Adam"
-        return Starts(centre, width.expand(count, -1).clone(), words)
+        """A point for each chain, and the width of each coordinate there."""
+        ends = [self._start(self._target, chain) for chain in range(count)]
+        centre = torch.as_tensor(np.stack(ends), device=self._target.device)
+        children = map(np.random.default_rng, stream.spawn(count))
+        width = [self._width(q, rng) for q, rng in zip(centre, children, strict=True)]
+        words = f"{count} chains, each at the end of an ascent by Adam of its own"
+        return Starts(centre, torch.stack(width), words)
 
     def _width(self, q: Tensor, rng: np.random.Generator) -> Tensor:
         """(D,): of the posterior, if it were normal, by the variance of the slices' gradients.

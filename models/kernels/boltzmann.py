@@ -109,13 +109,14 @@ def gibbs(
     What is ``known`` (a mask of the same shape) stays as it is; NaN elsewhere is a hole that is
     filled at first by the units at half-on hidden ones.
     """
-    path, begin = path_to(machine), visible
-    if bool(torch.isnan(visible).any()):
-        guess = path.start(tuple(visible.shape[:-1]), generator)
-        begin = torch.where(torch.isnan(visible), guess, visible)
-    value = begin
+    begin, holes = visible, torch.isnan(visible)
+    if bool(holes.any()):
+        guess = path_to(machine).start(tuple(visible.shape[:-1]), generator)
+        begin = torch.where(holes, guess, visible)
+    value, units, back = begin, machine.units, machine.coupling.mT
     for _ in range(sweeps):
-        value = path.sweep(path.hidden_logits(value), 1.0, generator)
+        hidden = coin(machine.hidden_probabilities(value), generator)
+        value = units.draw(hidden @ back, generator)
         if known is not None:
             value = torch.where(known, begin, value)
     return value

@@ -53,14 +53,22 @@ class Recurrent(torch.nn.Module):
         self.output = torch.nn.Linear(n_hidden, n_outputs)
 
     def forward(
-        self, inputs: Tensor, state: State, keep: Callable[[Tensor], Tensor] | None
+        self,
+        inputs: Tensor,
+        state: State,
+        keep: Callable[[Tensor], Tensor] | None,
+        output: bool = True,
     ) -> tuple[Tensor, State]:
-        """Logits, and the state after the window; ``keep`` drops some of what the core tells."""
+        """Logits, and the state after the window; ``keep`` drops some of what the core tells.
+
+        Without ``output`` it is what the core tells itself.
+        """
         told, after = self.core(
             inputs if self.embedding is None else self.embedding(inputs), _as_torch(state)
         )
-        logits = self.output(told if keep is None else keep(told))
-        return logits, after if isinstance(after, tuple) else (after,)
+        after = after if isinstance(after, tuple) else (after,)
+        told = told if keep is None else keep(told)
+        return self.output(told) if output else told, after
 
 
 @lru_cache(maxsize=16)

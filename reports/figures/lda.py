@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from storyzoo.inference.engine.tree import RESTARTS
 from storyzoo.reports.figures import Figure, Key
 from storyzoo.reports.figures.graph import given
 from storyzoo.reports.figures.marks import Bar, bars, circles, heat_map
@@ -108,8 +109,13 @@ def figures(fit: Fitted, like: Fitted | None = None) -> list[Figure]:
     labels = known_labels(fit, topics.corpus.n_documents)
     if labels is not None and len(topics.mixture):
         found += by_class(topics, labels)
+    ends = restarted(fit, topics)
     if topics.posterior.sizes["chain"] > 1:
-        found.append(chains_agree(topics))
+        chains = thinned(topics.posterior.sizes["chain"], CHAINS)
+        drawn = np.asarray(topics.posterior.isel(chain=chains).mean("draw").values, float)
+        found.append(runs_agree(topics, drawn, "chain", list(map(int, chains))))
+    elif ends is not None:
+        found.append(runs_agree(topics, ends, "restart", list(range(1, len(ends) + 1))))
     return found
 
 
@@ -365,22 +371,30 @@ def by_class(topics: Topics, labels: NDArray[np.str_]) -> list[Figure]:
 # -- which topics return -----------------------------------------------------------------------
 
 
-def chains_agree(topics: Topics) -> Figure:
-    """How alike each chain's topics are to those of the other chains."""
-    chains = thinned(topics.posterior.sizes["chain"], CHAINS)
-    drawn = np.asarray(topics.posterior.isel(chain=chains).mean("draw").values, float)
-    alike = agreement(drawn)[topics.order]
-    others = (alike.sum(2) - 1) / (len(chains) - 1)
-    pairs = alike[:, *np.triu_indices(len(chains), 1)]
+def restarted(fit: Fitted, topics: Topics) -> Array | None:
+    """Topics (R, K, V) where an ascent's restarts ended, matched to those that are shown."""
+    if RESTARTS not in fit.tree.children or "topics" not in fit.tree[RESTARTS]:
+        return None
+    group = fit.tree[RESTARTS]["topics"].transpose("restart", "topic", "word")
+    ends = np.asarray(group.isel(restart=thinned(group.sizes["restart"], CHAINS)).values, float)
+    shown = np.asarray(topics.posterior.mean(("chain", "draw")).values, float)
+    return np.stack([end[best_matches(cosines(shown, end))] for end in ends])
+
+
+def runs_agree(topics: Topics, runs: Array, what: str, names: Sequence[int]) -> Figure:
+    """How alike the topics of each run (R, K, V), a chain or a restart, are to the others'."""
+    alike = agreement(runs)[topics.order]
+    others = (alike.sum(2) - 1) / (len(runs) - 1)
+    pairs = alike[:, *np.triu_indices(len(runs), 1)]
     said = (
-        f"Two chains share {(pairs >= SHARED).sum(0).mean():.1f} of {drawn.shape[1]} topics on "
+        f"Two {what}s share {(pairs >= SHARED).sum(0).mean():.1f} of {runs.shape[1]} topics on "
         "average: matched one to one, the cosine of their words' probabilities is at least "
-        f"{SHARED:g}. Cells: the mean cosine of a chain's topic with its matches in the other "
-        "chains, times 100. What does not return is the chance of one start."
+        f"{SHARED:g}. Cells: the mean cosine of a {what}'s topic with its matches in the other "
+        f"{what}s, times 100. What does not return is the chance of one start."
     )
-    columns = [f"chain {c}" for c in chains]
+    columns = [f"{what} {name}" for name in names]
     panel = heat_map(others, topics.labels(), columns, said, top=1.0)
-    title = "Do the chains find the same topics?"
+    title = f"Do the {what}s find the same topics?"
     return Figure("agreement", title, said, (panel,), layout="natural")
 
 

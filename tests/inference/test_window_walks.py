@@ -39,7 +39,7 @@ def test_slices_of_all_pieces_give_the_gradient_of_the_density() -> None:
     density = target.density()
     with target.context():
         q = 0.3 * torch.randn(density.dim, generator=torch.Generator().manual_seed(0))
-        source = WindowSource(target, None, None, lambda fitted: np.zeros(density.dim))
+        source = WindowSource(target, None, None, lambda fitted, chain: np.zeros(density.dim))
         batch = source.slices.first(torch.Generator().manual_seed(1))
         found, _ = source(q[None], batch, ())
     _, exact = density.value_and_gradient(q)
@@ -67,21 +67,33 @@ def test_gradients_of_the_elbo_are_those_of_its_mean() -> None:
     target = make_target(STORY, WORDS)
     with target.context():
         found = STORY.unroll(target.data)
-        guide = WeightGuide(target, found, groups=1)
+        guide = WeightGuide(target, found)
         windows = Windows(found, whole(found), 10, None)
         window = windows.at(windows.first(torch.Generator().manual_seed(0)))
-        start = guide.start(np.random.default_rng(0)).double().float()
-        noise = torch.randn(guide.dim, generator=torch.Generator().manual_seed(7))
+        start = guide.start(np.random.default_rng(0))
 
         def elbo(parameters: torch.Tensor) -> float:
             width = guide._log_width(parameters).exp()
-            latents = guide.sites(parameters[: guide.dim] + width * noise)
-            nats, _ = found.nats(latents, window.inputs, window.targets, ())
+            nats, _ = found.perturbed_nats(
+                guide.sites(parameters[: guide.dim]), guide.sites(width),
+                window.inputs, window.targets, (), torch.Generator().manual_seed(7),
+            )  # fmt: skip
             likelihood = (nats * window.inside).double().sum()
-            at = guide.prior_at(parameters[: guide.dim] + width * noise)
-            return float(likelihood + at.double() + guide.entropy(parameters).double())
+            return float(likelihood + guide.log_prior(parameters).double())
 
         told = guide(start, window, (), 1.0, torch.Generator().manual_seed(7)).gradient
         direction = torch.randn(len(start), generator=torch.Generator().manual_seed(2)) * 1e-2
         difference = elbo(start + direction) - elbo(start - direction)
     assert difference == pytest.approx(2 * float(told @ direction), rel=0.02)
+
+
+def test_the_divergence_of_normals_is_known() -> None:
+    target = make_target(STORY, WORDS)
+    with target.context():
+        guide = WeightGuide(target, STORY.unroll(target.data))
+        q = guide.start(np.random.default_rng(0))
+        q = q + 0.02 * torch.randn(len(q), generator=torch.Generator().manual_seed(1))
+        normal = torch.distributions.Normal(q[: guide.dim], guide._log_width(q).exp())
+        prior = torch.distributions.Normal(0.0, STORY.weight_sd)
+        exact = torch.distributions.kl_divergence(normal, prior).sum()
+        torch.testing.assert_close(guide.log_prior(q), -exact, rtol=1e-5, atol=1e-4)

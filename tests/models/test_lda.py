@@ -22,6 +22,7 @@ from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.enumeration import responsibilities
 from storyzoo.inference.engine.heldout import log_completion, log_predictive
 from storyzoo.inference.engine.method import Outcome, PointInfo
+from storyzoo.inference.engine.one_more import one_more
 from storyzoo.inference.engine.progress import Progress
 from storyzoo.inference.engine.simulation import Simulator
 from storyzoo.inference.engine.target import Target, make_target
@@ -453,6 +454,43 @@ def test_held_out_documents_are_scored_and_told_of(tmp_path: Path) -> None:
     assert (score.sizes == 80).all()
 
 
+def test_one_more_word_is_foretold_by_the_mixture_of_the_others() -> None:
+    """Words that tell their topic: the mixture is that of counts and alpha, in each draw."""
+    story = LatentDirichletAllocation(n_topics=2, alpha=0.5)
+    target = make_target(story, PAIR)
+    draws = {"topics": np.stack([APART.numpy(), APART.numpy()[:, [1, 0, 3, 2]]])}
+    found = one_more(target, draws, np.array([1, 0]), most=4)
+    shares = np.array([[2.5, 2.5], [3.5, 1.5]]) / 5
+    each = np.einsum("dk,skv->sdv", shares, draws["topics"])
+    mean, sd = each.mean(0), each.std(0)
+    assert found.value.shape == (2, 4)
+    np.testing.assert_allclose(found.probability.sum(1), 1, rtol=1e-6)
+    np.testing.assert_allclose(
+        found.probability, np.take_along_axis(mean, found.value, 1), rtol=1e-4
+    )
+    np.testing.assert_allclose(found.sd, np.take_along_axis(sd, found.value, 1), atol=1e-5)
+    assert (np.diff(found.probability) <= 0).all()
+
+
+def test_a_word_taken_out_is_found_again_in_its_topic() -> None:
+    """Held-out words have the probability that completion gives them, by known topics."""
+    fit = sz.fit(LatentDirichletAllocation(n_topics=4, alpha=0.2), KNOWN.arrays, EM(collapsed=True))
+    found = fit.foretell(dict(KNOWN.arrays), most=60)
+    assert list(found.columns) == ["document", "word", "probability"]
+    table = found.pivot(index="document", columns="word", values="probability").to_numpy()
+    truth = KNOWN.mixture @ KNOWN.topics
+    assert np.abs(table - truth).sum(1).mean() < 0.25  # of at most 2; even words are 1.4 away
+    even = np.abs(1 / 60 - truth).sum(1).mean()
+    assert even > 1.0
+
+
+def test_draws_say_how_sure_a_word_is() -> None:
+    fit = sz.fit(LatentDirichletAllocation(n_topics=2), TINY, sz.Gibbs(2, 40, 20), progress=False)
+    found = fit.foretell(most=2)
+    assert list(found.columns) == ["document", "word", "probability", "sd"]
+    assert len(found) == 3 * 2 and (found["sd"] > 0).all()
+
+
 def test_a_document_s_other_words_are_named() -> None:
     fit = sz.fit(LatentDirichletAllocation(n_topics=4), KNOWN.arrays, EM(collapsed=True))
     fewer = {**PAIR, "n_words": 59}
@@ -554,5 +592,5 @@ def test_more_topics_than_words_are_refused() -> None:
 
 def test_counts_can_not_be_filled_in() -> None:
     fit = sz.fit(LatentDirichletAllocation(n_topics=2), TINY, EM(collapsed=True))
-    with pytest.raises(RefusedError, match="nothing can be missing"):
+    with pytest.raises(RefusedError, match="nothing can be missing: ask `foretell`"):
         fit.impute()

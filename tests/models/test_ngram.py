@@ -106,10 +106,42 @@ def test_gibbs_draws_are_independent_draws_of_the_posterior() -> None:
         assert stats.kstest(draws[:, context, symbol], stats.beta(a, rest).cdf).pvalue > 1e-3
 
 
-def test_a_mode_is_counts_and_prior() -> None:
-    found = sz.fit(NGram(order=2, concentration=2.0), WORDS, sz.MAP(restarts=2), progress=False)
-    mode = (counted(2) + 1) / (counted(2) + 1).sum(1, keepdims=True)
+@pytest.mark.parametrize("optimiser", ["auto", "quasi-newton"])
+@pytest.mark.parametrize(("concentration", "added"), [(2.0, 1.0), (0.5, 0.5)])
+def test_a_mode_is_counts_and_prior(concentration: float, added: float, optimiser: Any) -> None:
+    method = sz.MAP(restarts=2, optimiser=optimiser)
+    found = sz.fit(NGram(order=2, concentration=concentration), WORDS, method, progress=False)
+    mode = (counted(2) + added) / (counted(2) + added).sum(1, keepdims=True)
     np.testing.assert_allclose(np.asarray(found.tree["posterior"]["next"])[0, 0], mode, atol=1e-6)
+    density = found.target.density(jacobian=False)
+    height = density(density.flatten({"next": torch.as_tensor(mode)}))
+    assert found.summary["metrics"]["objective_nats"] == pytest.approx(float(height))
+
+
+def test_the_likelihoods_mode_is_the_shares_of_the_counts() -> None:
+    method = sz.MAP(objective="likelihood")
+    found = sz.fit(NGram(order=2), WORDS, method, progress=False)
+    assert found.verdict.verdict == "point estimate"
+    assert not any("--with restarts" in step for step in found.verdict.do_next)
+    shares = counted(2) / counted(2).sum(1, keepdims=True)
+    np.testing.assert_allclose(np.asarray(found.tree["posterior"]["next"])[0, 0], shares, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [sz.NUTS(draws=1000, warmup=300), sz.Gibbs(chains=4, draws=500, warmup=0, thin=1), sz.SVI()],
+    ids=lambda method: method.name,
+)
+def test_methods_that_draw_give_the_posteriors_moments(method: Any) -> None:
+    found = sz.fit(NGram(order=2, concentration=2.0), WORDS, method, progress=False)
+    assert found.verdict.verdict in ("trust", "approximate")
+    posterior = counted(2) + 2.0
+    total = posterior.sum(1, keepdims=True)
+    mean = posterior / total
+    sd = np.sqrt(mean * (1 - mean) / (total + 1))
+    draws = np.asarray(found.tree["posterior"]["next"]).reshape(-1, *mean.shape)
+    np.testing.assert_allclose(draws.mean(0), mean, atol=5 * sd.max() / np.sqrt(1000))
+    np.testing.assert_allclose(draws.std(0), sd, rtol=0.12)
 
 
 def test_a_table_that_is_too_large_is_refused() -> None:

@@ -11,6 +11,7 @@ import torch
 from storyzoo.errors import DataError
 from storyzoo.inference.engine.continuation import Sampling
 from storyzoo.inference.engine.factors import run_model, site_log_probs
+from storyzoo.inference.engine.heldout import averaged_by_step, log_predictive
 from storyzoo.inference.engine.simulation import Simulator
 from storyzoo.inference.engine.target import make_target
 from storyzoo.models.piano_roll import PianoRoll
@@ -46,6 +47,20 @@ def test_steps_and_the_site_of_the_model_give_the_marginal() -> None:
             seen = target.data["key"][step]
             torch.testing.assert_close(told.log_prob(seen), by_step[step])
             state = (inner, seen)
+
+
+def test_draws_are_averaged_at_each_step() -> None:
+    story = PianoRoll(n_hidden=5)
+    target, first = drawn(story, ROLL)
+    _, second = drawn(story, ROLL, seed=1)
+    with target.context(), torch.no_grad():
+        told = [story.by_step(tensors(target, w), target.data) for w in (first, second)]
+    draws = {name: np.stack([first[name], second[name]]) for name in first}
+    by_hand = torch.stack(told).double().exp().mean(0).log().mean()
+    found = averaged_by_step(target, draws)
+    assert found == pytest.approx(float(by_hand), rel=1e-5)
+    whole = log_predictive(target, draws)
+    assert found > whole.nats.sum() / len(ROLL["key"])  # where no draw drowns the other
 
 
 def test_pieces_are_as_long_as_those_at_hand() -> None:

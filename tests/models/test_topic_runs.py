@@ -90,7 +90,19 @@ def test_chains_that_share_topics_say_so(fits: dict[str, Fit]) -> None:
     metrics = fits["gibbs"].summary["metrics"]
     assert metrics["shared_topics"] == 4
     assert metrics["topic_cosine"] > 0.99
-    assert "shared_topics" not in fits["em"].summary["metrics"]
+    assert "shared_topics" not in fits["svi"].summary["metrics"]
+
+
+def test_restarts_are_kept_and_held_against_each_other(fits: dict[str, Fit]) -> None:
+    fit = fits["em-collapsed"]
+    ends = fit.tree["restarts"]["topics"]
+    assert ends.dims == ("restart", "topic", "word") and ends.shape == (3, 4, 60)
+    best = fit.info.best  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(ends[best], mean_topics(fit))
+    expected = agreement(list(ends.to_numpy())).shared * 4
+    assert fit.summary["metrics"]["shared_topics"] == pytest.approx(expected)
+    page = fit.report()
+    assert f"Two restarts share {expected:.1f} of 4 topics on average" in page
 
 
 def test_leave_one_out_of_documents_is_refused_for_held_out_ones(fits: dict[str, Fit]) -> None:
