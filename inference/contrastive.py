@@ -231,8 +231,9 @@ class _Climb:
             generator, settings.chains, settings.sweeps, settings.persistent, settings.centred
         )
         nothing = Kept(q, -1, np.zeros(0), 0.0, -math.inf)
+        moments = adam.begin(q)._replace(taken=q.new_zeros(()))  # all have taken as many steps
         state = State(
-            0, q, adam.begin(q), q, batch, torch_state(shuffle), fantasies,
+            0, q, moments, q, batch, torch_state(shuffle), fantasies,
             torch_state(generator), (), nothing, nothing,
         )  # fmt: skip
         return self._scored(state)

@@ -21,6 +21,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
+from torch import Tensor
+
 from storyzoo.inference.engine.checkpoint import Checkpoint
 from storyzoo.inference.engine.density import LogDensity
 from storyzoo.inference.engine.learning_curve import LearningInfo, fields_of, levelled_off
@@ -39,7 +42,7 @@ from storyzoo.inference.engine.resume import Keeper, fingerprint
 from storyzoo.inference.engine.stochastic_ascent import Schedule, StochasticAscent
 from storyzoo.inference.engine.structure import Structure
 from storyzoo.inference.engine.target import Target
-from storyzoo.inference.engine.tree import posterior_tree
+from storyzoo.inference.engine.tree import draws_of, posterior_tree
 from storyzoo.inference.engine.window_gradient import refuses_windows
 from storyzoo.story import Story
 
@@ -237,6 +240,20 @@ class MAP(Method):
             converged=modes.mode.converged,
             resumed_evaluations=modes.resumed_evaluations,
         )
+
+
+def ascended(climb: MAP, target: Target, seed: int) -> dict[str, Tensor]:
+    """The point at which a climb ends, by site, for methods that start there.
+
+    Nothing of it is kept on Ctrl-C, which ends the method too.
+    """
+    outcome = climb.run(target, seed=seed, progress=Progress(quiet=True))
+    if outcome.info.stopped == "interrupted":
+        raise KeyboardInterrupt
+    return {
+        name: torch.as_tensor(value[0, 0], device=target.device)
+        for name, value in draws_of(target.structure, outcome.tree["posterior"]).items()
+    }
 
 
 def check_ascent(

@@ -63,7 +63,7 @@ from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import posterior_tree
 from storyzoo.inference.engine.vi_starts import Starts, find_starts
 from storyzoo.inference.engine.window_source import PieceSlices, WindowSource
-from storyzoo.inference.map import MAP
+from storyzoo.inference.map import MAP, ascended
 from storyzoo.inference.nuts import NUTS
 from storyzoo.story import Fantasies, Story
 
@@ -350,13 +350,7 @@ class _Windowed(WindowSource):
             batch_size=min(own.batch_size or MAP.batch_size, MAP.batch_size),
         )  # fmt: skip
         seed = int(np.random.SeedSequence([self._seed, chain]).generate_state(1)[0])
-        outcome = climb.run(target, seed=seed, progress=Progress(quiet=True))
-        found = outcome.tree["posterior"].to_dataset()
-        point = {
-            name: torch.as_tensor(found[name].values).reshape(site.shape)
-            for name, site in target.structure.latents.items()
-        }
-        flat: np.ndarray = self.density.flatten(point).cpu().numpy()
+        flat: np.ndarray = self.density.flatten(ascended(climb, target, seed)).cpu().numpy()
         return flat
 
     def __call__(self, q: Tensor, batch: Batch, fantasies: tuple[Fantasies, ...]) -> Slope:

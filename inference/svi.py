@@ -59,6 +59,7 @@ from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.tree import posterior_tree
 from storyzoo.inference.engine.vi_starts import Starts, find_starts
 from storyzoo.inference.engine.weight_guide import UNIT, WeightGuide, fitted
+from storyzoo.inference.map import MAP, ascended
 from storyzoo.story import Story, Unrolled
 
 MOST_DIMS = 1000
@@ -107,8 +108,8 @@ class SVI(Method):
     for all; ``natural`` takes 256, of which step t goes ``(t + delay) ** -forgetting`` of the way,
     or the whole way with all of them. Of its ``starts`` it goes on from the best alone, and its
     draws take at most ``megabytes``. A network over sequences gets a ``normal`` guide by ``epochs``
-    passes over windows of ``truncate`` steps (None for whole sequences), each row of a window with
-    a draw of the weights of its own.
+    passes over windows of ``truncate`` steps (None for whole sequences), after as many by `map` to
+    where it begins, each row of a window with a draw of the weights of its own.
     """
 
     name: ClassVar[str] = "svi"
@@ -223,20 +224,25 @@ class SVI(Method):
     def _run_windows(
         self, target: Target, seed: int, progress: Progress, checkpoint: Checkpoint | None
     ) -> Outcome:
-        """Fit a mean field over a network's weights from one start, draw from it."""
+        """Fit a mean field over a network's weights around where Adam ends, draw from it."""
+        budget = Budget(self.minutes)
         keeper = Keeper(checkpoint, fingerprint(self, target, seed))
         steps = Ascending(
             UNIT * self.learning_rate, self.epochs, self.batch_size or 32, self.truncate,
             clip=10.0, validation=0.0, patience=None, curve=10,
         )  # fmt: skip
+        ascent = MAP(
+            epochs=self.epochs, batch_size=self.batch_size or MAP.batch_size,
+            truncate=self.truncate, minutes=self.minutes,
+        )  # fmt: skip
         guides: list[WeightGuide] = []
 
         def climbed(over: Target, unrolled: Unrolled) -> WeightGuide:
-            guides.append(WeightGuide(over, unrolled))
+            guides.append(WeightGuide(over, unrolled, lambda: ascended(ascent, over, seed)))
             return guides[0]
 
         climb = StochasticAscent(steps, target, True, seed, keeper, climbed)
-        stopped = climb.run(Budget(self.minutes), progress)
+        stopped = climb.run(budget, progress)
         state = climb.finished()
         if stopped != "interrupted":
             keeper.remove()
@@ -246,7 +252,7 @@ class SVI(Method):
         info = SVIInfo(
             gradient_evaluations=round(state.step * self.epochs / climb.most),
             stopped=stopped,
-            start="the story's own start, narrow",
+            start="narrow, around the end of an ascent by Adam",
             engine="windows of the sequences, eager",
             notes=(*climb.notes(), *few, NO_K_HAT),
             elbo=(found.elbo,),

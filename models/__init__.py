@@ -82,13 +82,13 @@ STORIES: dict[str, StoryEntry] = {
         "storyzoo.models.sequence:Sequence",
         "each symbol is foretold from all before it by a recurrent network",
         "graph-atlas",
-        ("map", "svi", "sgld"),
+        ("map", "laplace", "svi", "sgld"),
     ),
     "piano-roll": StoryEntry(
         "storyzoo.models.piano_roll:PianoRoll",
         "which keys are down is foretold from all before by a recurrent network",
         "jsb-chorales",
-        ("map", "svi", "sgld"),
+        ("map", "laplace", "svi", "sgld"),
     ),
     "ngram": StoryEntry(
         "storyzoo.models.ngram:NGram",

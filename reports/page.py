@@ -569,6 +569,7 @@ def _render(template: str, **context: Any) -> str:
     def drawn(panel: Panel) -> Markup:
         return panel.markup(f"f{next(count)}-")
 
+    environment.filters["number"] = rounded
     environment.filters["code"] = code
     environment.filters["asked"] = asked
     environment.globals["swatch"] = swatch

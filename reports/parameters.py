@@ -44,6 +44,22 @@ class Scalar:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """The weights of one site of a network, which mean nothing one by one: units can be exchanged.
+
+    ``mean``, ``sd`` and ``largest`` (in size) are over its weights, and over draws where there are
+    some; ``uncertainty`` is the root mean square of each weight's sd over draws, NaN of a point.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    mean: float
+    sd: float
+    largest: float
+    uncertainty: float
+
+
+@dataclass(frozen=True)
 class Parameters:
     """All numbers, worst first, and the sites that were too many to summarise."""
 
@@ -54,6 +70,8 @@ class Parameters:
     limits: Limits
     nested: bool
     """Whether R-hat is nested R-hat."""
+    layers: tuple[Layer, ...] = ()
+    """Of a network: then the numbers are those of draws alone, by which chains are judged."""
 
     @property
     def varying(self) -> tuple[Scalar, ...]:
@@ -62,8 +80,12 @@ class Parameters:
 
 
 def parameters_of(fit: Fitted) -> Parameters:
-    """Every continuous unknown; a symmetric matrix counts once."""
+    """Every continuous unknown; a symmetric matrix counts once. Of a network, each layer."""
     posterior = fit.tree["posterior"].to_dataset()
+    layers = layers_of(posterior) if fit.story.has("unroll") else ()
+    if layers and fit.method.kind != "draws":
+        limits = diagnose(posterior[[]], superchains=superchains_of(fit.info)).limits
+        return Parameters((), (), (), limits, False, layers)
     kept, left_out = _sites(fit, posterior)
     told = posterior[list(kept)]
     partly: tuple[str, ...] = ()
@@ -86,7 +108,21 @@ def parameters_of(fit: Fitted) -> Parameters:
     ]
     if fit.method.kind == "draws":
         scalars.sort(key=_trouble, reverse=True)
-    return Parameters(tuple(scalars), left_out, partly, found.limits, found.nested)
+    return Parameters(tuple(scalars), left_out, partly, found.limits, found.nested, layers)
+
+
+def layers_of(posterior: xr.Dataset) -> tuple[Layer, ...]:
+    """Every site of numbers, in the order of the network."""
+    found = []
+    for name, site in posterior.data_vars.items():
+        if site.dtype.kind != "f":
+            continue
+        values = np.asarray(site.values, np.float64)
+        draws = values.reshape(values.shape[0] * values.shape[1], -1)
+        own = math.sqrt(draws.var(0, ddof=1).mean()) if len(draws) > 1 else math.nan
+        ends = float(draws.mean()), float(draws.std()), float(np.abs(draws).max())
+        found.append(Layer(str(name), values.shape[2:], *ends, own))
+    return tuple(found)
 
 
 def _scalar(

@@ -52,20 +52,20 @@ def unit_of(info: Info) -> str:
 def curve_settled(info: Info) -> Check:
     """The last quarter of the steps brought next to nothing, and nothing was lost."""
     training = finals(info, "training")
-    done = bool(getattr(info, "converged", False))
+    done, machine = bool(getattr(info, "converged", False)), unit_of(info) == "row"
     last = f"{grouped(training[-1], 2)} nats per {unit_of(info)}"
     way = "falling" if training[-1] < training.max() else "rising"
     why, advice = {
         "minutes": ("its time was up", "Give it more time: `--with minutes=…`"),
         "interrupted": ("it was interrupted", RESUME),
-    }.get(info.stopped, (UNSETTLED if unit_of(info) == "row" else UNSETTLED_WALK)[way])
+    }.get(info.stopped, (UNSETTLED if machine else UNSETTLED_WALK)[way])
     return check(
         "learning_curve",
         done,
         value=float(training[-1]),
         where=last if done else f"{why}; {last}",
         meaning="The score of the rows fitted was not at rest at its top when the run ended: the "
-        "point is no mode. Where it fell the chains no longer follow the model.",
+        f"point is no mode.{' Where it fell the chains no longer follow the model.' * machine}",
         advice=advice,
     )
 

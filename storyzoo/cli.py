@@ -225,8 +225,10 @@ def _impute_options(command: argparse.ArgumentParser) -> None:
 
 
 def _compress_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", metavar="DIR", help="a run folder, of text or images")
-    command.add_argument("file", metavar="FILE", help="what to compress")
+    command.add_argument("folder", metavar="DIR", help="a run folder, of sequences")
+    command.add_argument(
+        "file", metavar="FILE", help="text, images in bytes, an edge list, or what simulate writes"
+    )
     command.add_argument("--out", metavar="FILE", help="default: FILE.zoo")
     command.add_argument(
         "--draws", type=int, default=8, metavar="N", help="of the posterior, foretelling together"

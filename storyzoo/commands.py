@@ -204,12 +204,27 @@ def score(options: argparse.Namespace) -> int:
     sys.stderr.write(f"zoo: log_density_nats: {found.nature}\n")
     if answer.codec is not None and answer.codec.remark:
         sys.stderr.write(f"zoo: {answer.codec.remark}\n")
+    if found.sizes is not None and answer.story.has("step"):
+        _tell_of_longer(found.sizes, answer)
     frame = pd.DataFrame(columns)
     if dataset is not None and dataset.unread is not None and found.sizes is not None:
         frame = frame.join(_unread(dataset.unread, found.sizes, answer))
     frame.index = _rows(dataset, len(frame))
     _write_csv(frame, options.out, index=True)
     return 0
+
+
+def _tell_of_longer(sizes: np.ndarray, answer: Fit) -> None:
+    """A line on stderr where sequences are longer than any of the fit."""
+    known = answer.story.sizes(answer.target.data)
+    assert known is not None
+    longest, most = int(known.max()), int(sizes.max())
+    if most > longest:
+        sys.stderr.write(
+            f"zoo: {int((sizes > longest).sum())} of {len(sizes)} sequences are longer than any of "
+            f"the fit (row {int(sizes.argmax()) + 1} has {most:,} steps, the longest of the fit "
+            f"{longest:,}): how well it tells steps so late was never tried\n"
+        )
 
 
 def _unread(unread: Unread, sizes: np.ndarray, answer: Fit) -> pd.DataFrame:

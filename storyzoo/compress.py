@@ -29,6 +29,8 @@ MAGIC = b"zoo\x00"
 FORMAT = 1
 DIGITS = 21
 """Bytes that the length of a sequence takes at most, with the comma and space behind it."""
+MOST_TOKENS = 22
+"""Tokens that a byte becomes at most: an escape and a code point in 21 binary digits."""
 DRAWS = 8
 """Draws of the posterior that foretell together; each takes as long as one alone."""
 
@@ -95,18 +97,25 @@ def read(name: str, content: bytes) -> tuple[Header, bytes]:
         raise DataError(_cut_short(name, len(content), end + 4 + payload))
     if len(body) > payload or zlib.crc32(body) != checksum:
         raise DataError(f"{name} is damaged (its checksum is wrong): copy it again")
-    kind = content[_FIXED.size : _FIXED.size + size].decode()
+    kind = content[_FIXED.size : _FIXED.size + size].decode(errors="replace")
     lengths = _lengths(content[end - told : end], sequences) if told else ()
+    possible = draws > 0 and sequences <= original + 1 and steps <= MOST_TOKENS * original
+    if not possible or lengths is None or (told and sum(lengths) != steps):
+        raise DataError(f"{name} is damaged (its header tells of what can't be): copy it again")
     head = Header(
-        kind, draws, sequences, steps, original, payload, model, digest, checksum, tuple(lengths)
+        kind, draws, sequences, steps, original, payload, model, digest, checksum, lengths
     )
     return head, body
 
 
-def _lengths(packed: bytes, sequences: int) -> list[int]:
-    """Of the sequences; no more is unpacked than so many numbers take."""
-    told = zlib.decompressobj().decompress(packed, DIGITS * sequences + 2)
-    return [int(length) for length in json.loads(told)]
+def _lengths(packed: bytes, sequences: int) -> tuple[int, ...] | None:
+    """Of the sequences, None where they are none; no more is unpacked than so many numbers take."""
+    try:
+        told = zlib.decompressobj().decompress(packed, DIGITS * sequences + 2)
+        lengths = tuple(map(int, json.loads(told)))
+    except (zlib.error, ValueError, TypeError, OverflowError, RecursionError):
+        return None
+    return lengths if len(lengths) == sequences and all(n >= 0 for n in lengths) else None
 
 
 def _cut_short(name: str, size: int, wanted: int) -> str:
@@ -158,6 +167,8 @@ class Compressor:
                 f"{name} was compressed by another fit ({head.codec}) than "
                 f"{self.fit.folder or 'this'}: name the folder of that run"
             )
+        if len(head.lengths) != (head.sequences if self._end() is None else 0):
+            raise DataError(f"{name} is damaged (of other sequences than the fit's): copy it again")
         bar = self._bar("decompress", head.steps)
         try:
             found = coding.decode(

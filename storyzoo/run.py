@@ -19,6 +19,7 @@ import torch
 from xarray import DataTree
 
 from storyzoo.binding import Bound, bind
+from storyzoo.coded_scores import coded_scores
 from storyzoo.datasets import load
 from storyzoo.datasets.dataset import Dataset
 from storyzoo.errors import RefusedError, RunFolderError, SettingError, StoryzooError
@@ -48,7 +49,6 @@ from storyzoo.reports.compare import choose_best, compare_table, summary_of, to_
 from storyzoo.reports.page import compare_page
 from storyzoo.reports.verdict import judge
 from storyzoo.story import Story
-from storyzoo.text_scores import text_scores
 from storyzoo.units import Units
 
 SPLIT_SEED = 0
@@ -277,7 +277,7 @@ def _fitted(
         notes=(*task.bound.notes, *task.story.remarks(task.train.data), *remark, *notes, *said),
     )
     answer.summary = summary_of(answer)
-    told = text_scores(codec, task.test, heldout)
+    told = coded_scores(codec, task.test, heldout)
     answer.summary["metrics"] |= scores | {f"heldout_{name}": v for name, v in told.items()}
     return answer
 

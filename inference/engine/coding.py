@@ -27,6 +27,9 @@ LANES = 64
 TOTAL = 2**24
 """What frequencies add up to; part of the format."""
 
+SLACK = 64
+"""Bits that symbols may tell beyond those of the content, for rounding."""
+
 Array = NDArray[np.float64]
 Symbols = NDArray[np.int64]
 
@@ -112,10 +115,14 @@ class _Reader:
         words = np.frombuffer(content, "<u4").astype(np.uint32)
         self._coder = _constriction().stream.queue.RangeDecoder(words)
         self._family = _family()
+        self._left = 8.0 * len(content) + SLACK
 
     def symbols(self, rows: Symbols, step: int, place: int, shares: Array) -> Symbols:
-        """Read from the content."""
+        """Read from the content; OtherSymbolsError where there is no more of it."""
         found: Symbols = self._coder.decode(self._family, shares).astype(np.int64)
+        self._left += float(np.log2(shares[np.arange(len(found)), found]).sum())
+        if self._left < 0:  # a range decoder itself goes on for ever
+            raise OtherSymbolsError
         return found
 
 

@@ -72,6 +72,11 @@ class Slot:
         """The site's part of vectors ``(…, D)``: ``(…, *unconstrained)``."""
         return q[..., self.offset : self.end].reshape((*q.shape[:-1], *self.unconstrained))
 
+    def value(self, q: Tensor) -> Tensor:
+        """The site's constrained value: ``(…, *shape)``."""
+        piece = self.piece(q)
+        return piece if self.is_identity else self.transform(piece)
+
 
 class LogDensity:
     """Log density over the continuous latents of a story, as a function of a flat vector (D,).
@@ -106,7 +111,7 @@ class LogDensity:
 
     def unflatten(self, q: Tensor) -> dict[str, Tensor]:
         """Constrained values by site; ``(…, D)`` gives ``(…, *shape)``."""
-        return {s.name: s.transform(s.piece(q)) for s in self.slots}
+        return {s.name: s.value(q) for s in self.slots}
 
     def flatten(self, latents: Latents) -> Tensor:
         """The flat vector of constrained values; leading dims are kept."""

@@ -80,7 +80,7 @@ class Kept(NamedTuple):
     """(D,)."""
     step: int
     rows: np.ndarray
-    """(V,): by piece, nats over the mean number of steps."""
+    """(V,): by piece, as :meth:`~storyzoo.inference.engine.windows.Windows.scored` tells."""
     height: float
     """What the best is chosen by, nats per step."""
 

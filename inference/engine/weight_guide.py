@@ -15,6 +15,7 @@ Where priors are of another kind it is told by a pair of draws of opposite signs
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from storyzoo.inference.engine.window_gradient import Told, WindowDensity
 from storyzoo.inference.engine.windows import Window, Windows
 from storyzoo.story import Unrolled
 
-NARROW = 0.01
+NARROW = 0.03
 """Deviation of every weight at the start."""
 TOLD_BY = 8
 """Draws by which the ELBO is told at the end."""
@@ -40,14 +41,19 @@ class WeightGuide:
     Call under the target's context.
     """
 
-    def __init__(self, target: Target, unrolled: Unrolled) -> None:
+    def __init__(
+        self,
+        target: Target,
+        unrolled: Unrolled,
+        first: Callable[[], Mapping[str, Tensor]] | None = None,
+    ) -> None:
         self._joint = WindowDensity(target, unrolled, prior=True, jacobian=True)
-        self._unrolled = unrolled
+        self._unrolled, self._first = unrolled, first
         self.dim = self._joint.dim
 
     def start(self, rng: np.random.Generator) -> Tensor:
-        """The story's own start, narrow."""
-        mean = self._joint.start(rng)
+        """Narrow around the first point, else around the story's own start."""
+        mean = self._joint.start(rng) if self._first is None else self._joint.flat(self._first())
         return torch.cat([mean, torch.full_like(mean, UNIT * math.log(NARROW))])
 
     def _log_width(self, parameters: Tensor) -> Tensor:

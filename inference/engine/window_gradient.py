@@ -18,7 +18,7 @@ from storyzoo.inference.engine.factors import run_model, slice_examples, trace_p
 from storyzoo.inference.engine.normal_priors import NormalPriors, normal_priors
 from storyzoo.inference.engine.target import Target
 from storyzoo.inference.engine.windows import Window
-from storyzoo.story import Story, Unrolled
+from storyzoo.story import Latents, Story, Unrolled
 
 
 class Told(NamedTuple):
@@ -61,6 +61,10 @@ class WindowDensity:
             slot.name: slot.transform(piece.view(slot.unconstrained))
             for slot, piece in zip(self._density.slots, pieces, strict=True)
         }
+
+    def flat(self, latents: Latents) -> Tensor:
+        """The vector (D,) of the sites' values."""
+        return self._density.flatten(latents)
 
     def start(self, rng: np.random.Generator) -> Tensor:
         """The story's own start, else a draw of the prior."""

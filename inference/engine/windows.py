@@ -189,16 +189,19 @@ class Windows:
     # -- scores ----------------------------------------------------------------------------
 
     def scored(self, latents: Latents) -> np.ndarray:
-        """(R,): nats of some of the pieces, evenly chosen, over their mean number of steps.
+        """(R,): ``r + (nats_n - r length_n) / mean length`` of some pieces, evenly chosen.
 
-        The mean is ``sum of nats / sum of steps``: nats per step.
+        ``r = sum of nats / sum of lengths``, nats per step, is their mean, and their spread gives
+        the error of that ratio: that pieces differ in length adds nothing to it.
         """
         pieces = self._some()
         order = self._pieces.length[pieces].argsort(descending=True, stable=True)
         nats = np.zeros(len(pieces))
         for rows in order.split(self._rows):
             nats[rows.cpu().numpy()] = self._walked(latents, pieces[rows])
-        steps: np.ndarray = nats / float(self._pieces.length[pieces].double().mean())
+        length = self._pieces.length[pieces].double().cpu().numpy()
+        rate = nats.sum() / length.sum()
+        steps: np.ndarray = rate + (nats - rate * length) / length.mean()
         return steps
 
     def _some(self) -> Tensor:

@@ -109,13 +109,14 @@ def gibbs(
     What is ``known`` (a mask of the same shape) stays as it is; NaN elsewhere is a hole that is
     filled at first by the units at half-on hidden ones.
     """
-    path, begin = path_to(machine), visible
-    if bool(torch.isnan(visible).any()):
-        guess = path.start(tuple(visible.shape[:-1]), generator)
-        begin = torch.where(torch.isnan(visible), guess, visible)
-    value = begin
+    begin, holes = visible, torch.isnan(visible)
+    if bool(holes.any()):
+        guess = path_to(machine).start(tuple(visible.shape[:-1]), generator)
+        begin = torch.where(holes, guess, visible)
+    value, units, back = begin, machine.units, machine.coupling.mT
     for _ in range(sweeps):
-        value = path.sweep(path.hidden_logits(value), 1.0, generator)
+        hidden = coin(machine.hidden_probabilities(value), generator)
+        value = units.draw(hidden @ back, generator)
         if known is not None:
             value = torch.where(known, begin, value)
     return value
@@ -225,6 +226,7 @@ def annealed_log_partition(
     base_bias: Tensor | None = None,
     schedule: Tensor | None = None,
     sweeps: int = SWEEPS,
+    near: Tensor | None = None,
 ) -> LogPartition:
     """Log Z of a machine by forward and reverse annealing along :class:`Path`, in float64.
 
@@ -234,7 +236,9 @@ def annealed_log_partition(
     reverse runs anneal draws of the machine back to independent units; their weights have the mean
     ``Z_0 / Z``, so minus the log of their mean is an upper bound in expectation, *if the draws are
     the machine's*. They are where ``sweeps`` of tempered Gibbs sampling end, an approximation:
-    modes that tempering does not reach are missing from both bounds.
+    modes that tempering does not reach are missing from both bounds. With values ``near`` (chains,
+    V) the machine's modes, rows that it was fitted to, they are where plain sweeps from those end:
+    nearer for a large machine, to which no tempered chain finds its way.
     """
     if chains < 2 or steps < 1:
         raise SettingError(f"annealing of {chains} chains in {steps} steps: at least 2 and 1")
@@ -246,9 +250,12 @@ def annealed_log_partition(
     if heats[0] != 0:
         raise SettingError("a schedule of annealing begins at 0, where log Z is known")
     log_start = float(path.log_partition_of_start())
-    forward = _anneal(path, path.start((chains,), generator), heats, generator)
-    warm = tempered(machine, chains, sweeps, generator, base_bias=base).values
-    reverse = _anneal(path, warm, heats.flip(0), generator)
+    forward, _ = _anneal(path, path.start((chains,), generator), heats, generator)
+    if near is None:
+        warm = tempered(machine, chains, sweeps, generator, base_bias=base).values
+    else:
+        warm = gibbs(machine, near.to(machine.weight), sweeps, generator)
+    reverse, _ = _anneal(path, warm, heats.flip(0), generator)
     lower, error, ess = _log_mean(forward)
     back, upper_error, upper_ess = _log_mean(reverse)
     value, upper = log_start + lower, log_start - back
@@ -258,8 +265,25 @@ def annealed_log_partition(
     return LogPartition(value, error, value, upper, upper_error, ess, upper_ess, met)
 
 
-def _anneal(path: Path, value: Tensor, heats: Tensor, generator: Generator) -> Tensor:
-    """Log weights (chains,) of runs through the inverse temperatures, up or down.
+@torch.no_grad()
+def annealed_draws(
+    machine: Boltzmann, chains: int, steps: int, generator: Generator, base_bias: Tensor | None
+) -> Tensor:
+    """Where forward runs end, drawn again by their weights: (chains, V), nearly the machine's.
+
+    Draws that descend from the same run are equal; there are the fewer of them the longer it was.
+    """
+    path = path_to(machine, base_bias)
+    heats = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    log_weight, value = _anneal(path, path.start((chains,), generator), heats, generator)
+    drawn = torch.multinomial(log_weight.softmax(0), chains, True, generator=generator)
+    return value[drawn]
+
+
+def _anneal(
+    path: Path, value: Tensor, heats: Tensor, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Log weights (chains,) of runs through the inverse temperatures, up or down, and their ends.
 
     Each step moves the temperature, which the weight counts, then the chain under the new one.
     """
@@ -268,7 +292,7 @@ def _anneal(path: Path, value: Tensor, heats: Tensor, generator: Generator) -> T
         logits = path.hidden_logits(value)
         total += path.log_weight(value, logits, then) - path.log_weight(value, logits, now)
         value = path.sweep(logits, then, generator)
-    return total
+    return total, value
 
 
 def _log_mean(log_weight: Tensor) -> tuple[float, float, float]:

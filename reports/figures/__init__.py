@@ -59,9 +59,9 @@ class Figure:
     """Legend of all panels."""
     items: tuple[str, ...] = ()
     """Lines below the caption: what can't be drawn but must be named."""
-    layout: Literal["panels", "natural", "small"] = "panels"
-    """``natural``: one drawing at its own size, in a box that scrolls where it must; ``small``:
-    many small panels, as many side by side as there is room for."""
+    layout: Literal["panels", "natural", "natural wide", "small"] = "panels"
+    """``natural``: one drawing at its own size, in a box that scrolls where it must; ``wide``: over
+    all columns; ``small``: many small panels, as many side by side as there is room for."""
 
 
 def own_figures(fit: Fitted, like: Fitted | None = None) -> list[Figure]:

@@ -43,7 +43,8 @@ class Curve(NamedTuple):
     def said(self, place: int) -> str:
         """One value with its error."""
         value, error = self.values[place], self.error[place]
-        return f"{grouped(value, 2)} ± {grouped(error, 2)} nats on {self.label}"
+        told = rounded(float(value), float(error)), rounded(float(error), digits=1)
+        return f"{told[0]} ± {told[1]} nats on {self.label}"
 
 
 def curve_figures(fit: Fitted) -> list[Figure]:

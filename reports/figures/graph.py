@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 ROWS = 60
 """Rows of the data with which the model is run: relations do not depend on how many."""
+COLUMN = 460
+"""Wider drawings stand over all columns."""
 SERIES_FROM = 4
 """Sites ``x_0, x_1, …`` that are drawn as one from so many on."""
 WIDTH, HEIGHT, GAP, LAYER = 62.0, 38.0, 16.0, 88.0
@@ -85,7 +87,9 @@ def graph_figure(fit: Fitted) -> Figure:
     arrows = "; ".join(f"{n.name} on {', '.join(n.parents)}" for n in nodes if n.parents)
     alt = f"Graph of the model. Depends: {arrows or 'nothing on anything'}."
     panel = Panel(drawing.replace("ALT", str(escape(plain(alt))), 1), plain(alt))
-    return Figure("graph", "", caption, (panel,), tuple(keys), layout="natural")
+    width = float(drawing.partition("--natural:")[2].partition('"')[0])
+    layout: Literal["natural", "natural wide"] = "natural wide" if width > COLUMN else "natural"
+    return Figure("graph", "", caption, (panel,), tuple(keys), layout=layout)
 
 
 # -- what depends on what ----------------------------------------------------------------------
@@ -107,13 +111,18 @@ def nodes_of(fit: Fitted) -> tuple[list[Node], str]:
         Node(
             name=name,
             kind=site.kind,
-            distribution="" if site.kind == "deterministic" else str(named.get(name, "")),
+            distribution=_told(site.kind, str(named.get(name, ""))),
             plates=tuple(site.plates),
             parents=tuple(parent for parent in parents.get(name, ()) if parent in sites),
         )
         for name, site in sites.items()
     ]
     return folded(nodes), note
+
+
+def _told(kind: str, distribution: str) -> str:
+    """What stands below a name: nothing where the distribution is not known until it is asked."""
+    return "" if kind == "deterministic" or distribution == "Deferred" else distribution
 
 
 def _relations(fit: Fitted) -> dict[str, Any]:

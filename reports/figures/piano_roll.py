@@ -14,6 +14,7 @@ from storyzoo.inference.engine.tree import draws_of
 from storyzoo.reports.figures import Figure, Panel
 from storyzoo.reports.figures.images import Scale, heat_map
 from storyzoo.reports.figures.sequence import DRAWS, EDGES, calibration
+from storyzoo.reports.figures.svg import plain
 
 if TYPE_CHECKING:
     from storyzoo.reports.page import Fitted
@@ -40,7 +41,7 @@ def figures(fit: Fitted) -> list[Figure]:
     seen = parted(data["key"].cpu().numpy(), data["length"].cpu().numpy())
     some = [seen[i] for i in np.linspace(0, len(seen) - 1, min(READ, len(seen))).astype(int)]
     read = foretold(fit.story, draws, some, None, EDGES)
-    return [rolls(fit, draws, some), calibration(read)]
+    return [rolls(fit, draws, some), calibration(read, "key")]
 
 
 def parted(keys: Array, length: NDArray[np.int64]) -> list[Array]:
@@ -57,6 +58,7 @@ def rolls(fit: Fitted, draws: dict[str, Array], pieces: list[Array]) -> Figure:
     own = parted(*(np.asarray(drawn[key].cpu()) for key in ("key", "length")))
     held = np.flatnonzero(np.concatenate([*pieces, *own]).any(0))
     low, high = (int(held[0]), int(held[-1]) + 1) if held.size else (0, pieces[0].shape[1])
+    names = [plain(str(name), 20) for name in fit.structure.coords["pitch"]]
     shown = [
         pair
         for place in range(PIECES)
@@ -69,8 +71,8 @@ def rolls(fit: Fitted, draws: dict[str, Array], pieces: list[Array]) -> Figure:
         if len(piece)
     ]
     caption = (
-        f"The first {steps} steps, time to the right; keys rise from {low + 1} to {high} of "
-        f"{pieces[0].shape[1]}, ink is a key that is down."
+        f"The first {steps} steps, time to the right; keys rise from {names[low]} to "
+        f"{names[high - 1]}, ink is a key that is down."
     )
     return Figure("samples", "Data and samples", caption, tuple(panels))
 

@@ -320,8 +320,8 @@ def statistics(seen: list[Graph], own: list[Graph]) -> Figure:
 # -- calibration -------------------------------------------------------------------------------
 
 
-def calibration(read: Foretold) -> Figure:
-    """How often symbols came that were foretold with some probability."""
+def calibration(read: Foretold, what: str = "symbol") -> Figure:
+    """How often symbols, or keys, came that were foretold with some probability."""
     enough = read.number >= FEWEST
     number, came = read.number[enough], read.came[enough]
     told, share = read.expected[enough] / number, came / number
@@ -346,10 +346,10 @@ def calibration(read: Foretold) -> Figure:
     gap = float(np.abs(read.expected - read.came).sum() / max(read.number.sum(), 1))
     steps = sum(map(len, read.bits))
     caption = (
-        f"Every symbol at {grouped(steps)} steps of sequences that the fit was given, by the "
+        f"Every {what} at {grouped(steps)} steps of sequences that the fit was given, by the "
         "probability it was foretold with: how often it came. On the line the fit says neither too "
         f"much nor too little. Whiskers are two standard errors, as if steps were independent. The "
         f"mean gap is {rounded(gap, digits=2)}."
     )
-    keys = (Key("o", "c0", "symbols"), Key("dashed", "muted", "as foretold"))
+    keys = (Key("o", "c0", f"{what}s"), Key("dashed", "muted", "as foretold"))
     return Figure("calibration", "Calibration", caption, (canvas.panel(caption),), keys)

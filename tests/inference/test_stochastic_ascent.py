@@ -94,6 +94,9 @@ def test_windows_with_their_state_tell_what_whole_sequences_do() -> None:
         assert total == pytest.approx(float(story.marginal(latents, target.data).sum()), rel=1e-5)
         scored = windows.scored(latents)
         assert scored.mean() * windows.steps == pytest.approx(total, rel=1e-5)
+        level = {name: torch.zeros_like(value) for name, value in latents.items()}
+        even = windows.scored(level)  # each step tells as much, however long its piece
+        assert even == pytest.approx(-np.log(5), rel=1e-5)
 
 
 def test_gradients_of_a_pass_sum_to_that_of_the_density() -> None:

@@ -17,6 +17,7 @@ from storyzoo.inference.engine.weight_guide import WeightGuide
 from storyzoo.inference.engine.window_source import WindowSource
 from storyzoo.inference.engine.windows import Windows, whole
 from storyzoo.inference.sgld import SGLD
+from storyzoo.inference.svi import SVI
 from storyzoo.models.sequence import Sequence
 from tests.inference.interrupting import Interrupting
 from tests.models.recurrences import WORDS
@@ -55,6 +56,13 @@ def test_a_walk_goes_on_to_the_same_bits(tmp_path: Path, settings: dict[str, Any
     resumed = walked(path, **settings)
     for name, values in straight.tree["posterior"].to_dataset().data_vars.items():
         np.testing.assert_array_equal(values, resumed.tree["posterior"][str(name)])
+
+
+def test_chains_start_at_modes_of_their_own() -> None:
+    first = walked(step=1e-8, warmup=1, draws=2, thin=1).tree["posterior"]
+    for name in ("output_weight", "core_weight_hh_l0"):
+        one, other = first[name].values[:, 0]
+        assert np.abs(one - other).max() > 0.01
 
 
 def test_draws_that_would_take_too_much_are_refused() -> None:
@@ -97,3 +105,26 @@ def test_the_divergence_of_normals_is_known() -> None:
         prior = torch.distributions.Normal(0.0, STORY.weight_sd)
         exact = torch.distributions.kl_divergence(normal, prior).sum()
         torch.testing.assert_close(guide.log_prior(q), -exact, rtol=1e-5, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def texts() -> Any:
+    rng = np.random.default_rng(5)
+    lengths = rng.integers(0, 12, size=25)
+    return {"token": rng.integers(0, 4, size=lengths.sum()), "length": lengths, "n_tokens": 4}
+
+
+def test_a_mean_field_goes_on_to_the_same_bits(texts: Any, tmp_path: Path) -> None:
+    """Of a network that is too large for guides which see all data at every step."""
+    target = make_target(Sequence(n_hidden=24, n_embedding=4), texts)
+    method = SVI(epochs=4, batch_size=8, draws=3)
+    path = tmp_path / "checkpoint.npz"
+    straight = method.run(target, seed=0, progress=Progress(quiet=True))
+    cut_short = method.run(
+        target, seed=0, progress=Interrupting(after=7), checkpoint=Checkpoint(path)
+    )
+    assert cut_short.info.stopped == "interrupted"
+    resumed = method.run(target, seed=0, progress=Progress(quiet=True), checkpoint=Checkpoint(path))
+    assert resumed.tree.identical(straight.tree)
+    assert straight.info.start == "narrow, around the end of an ascent by Adam"
+    assert straight.tree["posterior"].sizes["draw"] == 3

@@ -223,6 +223,17 @@ def test_sequences_are_drawn_as_often_as_they_are_probable() -> None:
             assert abs(share - p) < 4 * np.sqrt(p * (1 - p) / 4000)
 
 
+@pytest.mark.parametrize("core", CORES)
+def test_small_networks_are_traced_without_a_word(
+    core: Any, recwarn: pytest.WarningsRecorder
+) -> None:
+    target, weights = drawn(tiny(core=core), WORDS)
+    density = target.density()
+    density.value_and_gradient(density.flatten(tensors(target, weights)))
+    assert density.rung == "torchscript"
+    assert not recwarn.list
+
+
 # -- what is refused ---------------------------------------------------------------------------
 
 

@@ -8,14 +8,18 @@ from typing import Any
 
 import networkx as nx
 import numpy as np
+import pandas as pd
 import pytest
 
 import storyzoo as sz
 from storyzoo.datasets.codecs import Characters
+from storyzoo.datasets.dataset import Dataset
 from storyzoo.datasets.graphs import as_sequences
+from storyzoo.datasets.raster import as_raster
 from storyzoo.inference.engine.foretelling import foretold
 from storyzoo.models.ngram import NGram
 from storyzoo.models.piano_roll import PianoRoll
+from storyzoo.models.sequence import Sequence
 from storyzoo.reports import templates
 from storyzoo.reports.figures import Figure, own_figures
 from storyzoo.reports.figures.node_link import node_link
@@ -23,6 +27,7 @@ from storyzoo.reports.figures.passages import SHADES, Piece, level_of, passages,
 from storyzoo.reports.figures.sequence import compression, evenly, pieces_of
 from storyzoo.reports.figures.svg import PALETTE
 from storyzoo.reports.graph_statistics import discrepancies, random_likes
+from storyzoo.reports.numbers import rounded
 from tests.inference.engine.test_coding import Coin, log_probability, tables
 from tests.reports.test_figures import contrast
 
@@ -47,6 +52,27 @@ def text_fit(folder: Path) -> sz.Fit:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> sz.Fit:
     return text_fit(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def network() -> sz.Fit:
+    """A network fitted to images of four pixels, a part held out."""
+    pixels = pd.DataFrame(np.random.default_rng(0).integers(0, 3, (40, 4))).add_prefix("p")
+    data = as_raster(Dataset("images", pixels), 0)
+    return sz.fit(Sequence(n_hidden=5), data, sz.MAP(epochs=1), holdout=0.25, progress=False)
+
+
+def test_the_weights_of_a_network_are_told_by_layer(network: sz.Fit) -> None:
+    page = network.report()
+    weight = network.tree["posterior"]["output_weight"]
+    assert "3 × 5" in page and rounded(float(weight.std())) in page
+    assert "output_weight[0, 0]" not in page and "Deferred" not in page
+
+
+def test_held_out_images_are_scored_by_pixel(network: sz.Fit) -> None:
+    metrics = network.summary["metrics"]
+    nats = -metrics["heldout_log_likelihood_nats_per_example"] / 4
+    assert metrics["heldout_bits_per_dim"] == pytest.approx(nats / np.log(2))
 
 
 def test_text_stands_beside_text_and_is_escaped(text: sz.Fit) -> None:

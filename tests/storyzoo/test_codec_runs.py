@@ -128,6 +128,15 @@ def test_a_missing_pixel_is_named_where_none_may_be(
     assert "row 2, column 'p1' is missing: fill it first (zoo impute)" in capsys.readouterr().err
 
 
+def test_a_sequence_longer_than_any_is_told_of(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("new.txt").write_text("ab\nabababab\n")
+    assert main(["score", str(run), "--data", "new.txt"]) == 0
+    said = "1 of 2 sequences are longer than any of the fit (row 2 has 9 steps, the longest"
+    assert said in capsys.readouterr().err
+
+
 def test_another_codec_is_refused(run: Path) -> None:
     Path("new.txt").write_text("abc\n")
     with pytest.raises(sz.DataError, match="was not made tokens by the codec of the fit"):

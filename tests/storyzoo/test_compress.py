@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,12 +123,14 @@ def test_images_come_back(runs: Path) -> None:
 
 
 GRAPHS = "0 1\n0 2\n1 2\n\n0\n\n0 1\n0 2\n1 3\n\n0 1\n2\n3\n"
+EMPTY = "sequence,0,1,2,3\n"
 ROLLS = "sequence,0,1,2,3\n1,0,1,0,0\n1,1,1,0,0\n2,0,0,0,1\n2,0,0,0,0\n2,1,0,0,1\n"
 TOKENS = "sequence,token\n1,0\n1,3\n2,1\n2,2\n2,0\n"
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("graphs", GRAPHS), ("rolls", ROLLS), ("tokens", TOKENS)]
+    ("name", "content"),
+    [("graphs", GRAPHS), ("rolls", ROLLS), ("rolls", EMPTY), ("tokens", TOKENS)],
 )
 def test_what_is_written_as_it_should_comes_back(name: str, content: str, runs: Path) -> None:
     compressor = Compressor(sz.Fit.load(runs / name), progress=False)
@@ -209,6 +212,28 @@ def test_a_damaged_file_is_one_line(
     assert any(
         word in said for word in ("damaged", "cut short", "not written by", "is of format 0")
     )
+
+
+CRAFTED: list[dict[str, Any]] = [
+    {"sequences": 2**32 - 1},
+    {"sequences": 0},
+    {"steps": 2**62},
+    {"draws": 0},
+    {"lengths": (3, 1)},
+    {"lengths": (3, -1, 26)},
+    {"original": 2**62, "sequences": 2**32 - 1},
+    {"original": 2**62, "steps": 2**62, "sequences": 2**31},
+]
+
+
+@pytest.mark.parametrize("values", CRAFTED, ids=str)
+def test_a_crafted_header_is_one_line(
+    values: dict[str, Any], compressed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, payload = read("x", compressed.read_bytes())
+    compressed.write_bytes(head._replace(**values).packed() + payload)
+    said = refused(["decompress", "point", str(compressed)], capsys)
+    assert "is damaged" in said or "can't be decompressed here" in said
 
 
 def test_another_run_is_named(compressed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from storyzoo.errors import SettingError
 from storyzoo.models.distributions.boltzmann import Boltzmann
 from storyzoo.models.kernels.boltzmann import (
     LogPartition,
+    annealed_draws,
     annealed_log_partition,
     gibbs,
     tempered,
@@ -182,6 +183,22 @@ def test_base_biases_and_schedules_lead_to_the_same_answer(kind: str) -> None:
     exact = float(m.exact_log_partition())
     assert abs(found.value - exact) < 3 * found.standard_error
     assert abs(found.upper - exact) < 3 * found.upper_standard_error
+
+
+def test_reverse_runs_from_values_near_both_modes_know_of_both() -> None:
+    m = two_moded(pull=6.0)
+    exact = float(m.exact_log_partition())
+    near = torch.cat([torch.ones(100, 10), torch.zeros(100, 10)])
+    found = annealed_log_partition(m, 200, 300, rng(0), sweeps=5, near=near)
+    assert abs(found.upper - exact) < 3.5 * found.upper_standard_error
+
+
+@each_kind
+def test_annealed_draws_are_the_machines(kind: str) -> None:
+    m = machine(kind)
+    drawn = annealed_draws(m, 5000, 40, rng(0), None)
+    assert drawn.shape == (5000, 5)
+    assert largest_z(m, drawn) < 5.0
 
 
 def test_bounds_that_do_not_meet_leave_the_likelihood_unknown() -> None:

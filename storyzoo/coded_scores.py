@@ -1,4 +1,4 @@
-"""Scores of text: bits per character, and how many bytes programs for any file would need."""
+"""Scores of text (bits per character, and the bytes that programs for any file need) and images."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from storyzoo.datasets.codecs import Codec, TextCodec
+from storyzoo.datasets.raster import Raster
 from storyzoo.inference.engine.heldout import Predictive
 from storyzoo.inference.engine.target import Target
 
@@ -16,14 +17,16 @@ LARGEST = 2**24
 """Bytes of text that other programs are asked to compress, 16 MiB."""
 
 
-def text_scores(
+def coded_scores(
     codec: Codec | None, target: Target | None, scored: Predictive | None
 ) -> dict[str, float]:
     """Bits per character of text, and its bytes as coded by the story, gzip, xz and zstd.
 
     Bits are those of whole sequences, what tells their ends among them; characters are those of
-    the sequences, what stood between them not counted. Nothing where the data are no text.
+    the sequences, what stood between them not counted. Of images bits per pixel. Nothing else.
     """
+    if isinstance(codec, Raster) and target is not None and scored is not None:
+        return {"bits_per_dim": -float(scored.nats.sum()) / math.log(2) / len(target.data["token"])}
     if not isinstance(codec, TextCodec) or target is None or scored is None:
         return {}
     token, length = (np.asarray(target.data[name].cpu()) for name in ("token", "length"))
