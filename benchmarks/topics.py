@@ -94,7 +94,7 @@ SIDES = (
     *(Side("storyzoo collapsed", n, "passes at most") for n in (40, 500)),
     Side("storyzoo collapsed, alpha learned", 500, "passes at most"),
     *(Side("storyzoo gibbs", n, "sweeps") for n in (100, 300)),
-    Side("storyzoo gibbs, alpha learned", 300, "sweeps"),
+    *(Side("storyzoo gibbs, alpha learned", n, "sweeps") for n in (300, 600)),
     Side("storyzoo svi", 50),
     *(Side("scikit-learn batch", n, needs="sklearn") for n in (20, 60)),
     *(Side("scikit-learn online", n, needs="sklearn") for n in (10, 30)),
