@@ -257,7 +257,8 @@ class SVI(Method):
             notes=(*climb.notes(), *few, NO_K_HAT),
             elbo=(found.elbo,),
             elbo_se=found.se,
-            settled=levelled_off(state.curve),
+            # begun near the end, the curve is flat at once: the steps must have fallen to zero too
+            settled=stopped in ("max_steps", "settled") and levelled_off(state.curve),
             guide="normal",
             weighed=False,
             steps=state.step,

@@ -144,7 +144,8 @@ def restarts_agree(info: Info) -> Check:
 def settled(info: Info) -> Check:
     """The smoothed ELBO stopped rising before the steps ran out."""
     path = finals(info, "elbo")
-    last = f"ELBO {path[-1]:.6g} nats after {path.size} records" if path.size else ""
+    last = f"ELBO {path[-1]:.6g} nats" if path.size else ""
+    last += f" after {path.size} records" if path.size > 1 else ""
     done = bool(getattr(info, "settled", False))
     return check(
         "elbo",

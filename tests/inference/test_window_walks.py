@@ -128,3 +128,11 @@ def test_a_mean_field_goes_on_to_the_same_bits(texts: Any, tmp_path: Path) -> No
     assert resumed.tree.identical(straight.tree)
     assert straight.info.start == "narrow, around the end of an ascent by Adam"
     assert straight.tree["posterior"].sizes["draw"] == 3
+
+
+def test_a_mean_field_whose_time_ran_out_has_not_settled(texts: Any) -> None:
+    """Its curve is flat at once, as it begins near the end."""
+    target = make_target(Sequence(n_hidden=24, n_embedding=4), texts)
+    method = SVI(epochs=4, batch_size=8, draws=3, minutes=1e-9)
+    _, info = method.run(target, seed=0, progress=Progress(quiet=True))
+    assert (info.stopped, info.settled) == ("minutes", False)

@@ -7,11 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 
 import storyzoo as sz
 from storyzoo.cli import main
@@ -182,6 +186,40 @@ def test_a_file_that_would_come_back_otherwise_is_one_line(
 ) -> None:
     Path("new.file").write_text(content)
     assert said in refused(["compress", name, "new.file"], capsys)
+
+
+@dataclass(frozen=True)
+class Switching(sz.Story):
+    """One series of zeros and ones, each as its neighbour before it or not."""
+
+    data_dims = {"state": ("time",)}
+
+    def model(self, state: Any) -> None:
+        stay = pyro.sample("stay", dist.Beta(1.0, 1.0))
+        kept = (state[1:] == state[:-1]).double()
+        pyro.factor("changes", (kept * stay.log() + (1 - kept) * (1 - stay).log()).sum())
+        with pyro.plate("time", len(state)):
+            pyro.sample("state", dist.Bernoulli(0.5).mask(False), obs=state)
+
+    def step(self, latents: Any, state: Any) -> Any:
+        if state is None:
+            return dist.Categorical(torch.tensor([0.5, 0.5])), None
+        stay = latents["stay"]
+        first = torch.where(state[1] == 0, stay, 1 - stay)
+        return dist.Categorical(torch.stack([first, 1 - first])), None
+
+
+def test_a_story_of_ones_own_compresses_one_series() -> None:
+    state = (np.random.default_rng(0).random(300) < 0.1).cumsum() % 2
+    fit = sz.fit(Switching(), {"state": state}, sz.MAP(restarts=1), progress=False)
+    content = ("state\n" + "".join(f"{value}\n" for value in state)).encode()
+    compressor = Compressor(fit, progress=False)
+    found = compressor.compress("x.csv", content)
+    assert compressor.decompress("x.csv.zoo", found) == content
+    stay = float(fit.tree["posterior"]["stay"].mean())
+    changes = int(np.diff(state).astype(bool).sum())
+    bits = 1 - changes * np.log2(1 - stay) - (299 - changes) * np.log2(stay)
+    assert bits <= 8 * len(read("x", found)[1]) <= 1.01 * bits + 8 * 64
 
 
 @pytest.fixture
