@@ -188,7 +188,9 @@ def shakespeare() -> Iterator[Promise]:
     """One LSTM of 512 units on a continuous text."""
     story = Sequence(n_hidden=512, n_embedding=64, dropout=0.15, end="no")
     task = prepare(story, "tiny-shakespeare:by=text", holdout=None)
-    method = MAP(epochs=6, batch_size=32, truncate=64, curve=6, patience=None)
+    method = MAP(
+        epochs=5, batch_size=32, truncate=64, curve=5, patience=None, learning_rate=0.006
+    )  # fmt: skip
     found = scored(task, method)
     bits = found.nats_per_step / np.log(2)
     print(f"shakespeare  LSTM 512, map: {bits:.3f} bits per character, {found.seconds:.0f} CPU s")
