@@ -134,5 +134,5 @@ def test_a_mean_field_whose_time_ran_out_has_not_settled(texts: Any) -> None:
     """Its curve is flat at once, as it begins near the end."""
     target = make_target(Sequence(n_hidden=24, n_embedding=4), texts)
     method = SVI(epochs=4, batch_size=8, draws=3, minutes=1e-9)
-    _, info = method.run(target, seed=0, progress=Progress(quiet=True))
+    info: Any = method.run(target, seed=0, progress=Progress(quiet=True)).info
     assert (info.stopped, info.settled) == ("minutes", False)
