@@ -17,8 +17,8 @@ less of each than a fit of its own would (the amortisation gap: Cremer, Li and D
 
 New documents may be foretold worse as the ELBO rises. On 600 news articles, K = 20 and eta = 0.01,
 it rose to -498.0e3 nats, above what natural gradients found with mixtures fitted one by one
-(-502.2e3), and held-out perplexity from 1096 at the topics of CVB0 to 1117 (theirs: 1095, after 1087 on
-the way). That points to the objective more than to the network: see
+(-502.2e3), and held-out perplexity from 1096 at the topics of CVB0 to 1117 (theirs: 1095, after
+1087 on the way). That points to the objective more than to the network: see
 :mod:`storyzoo.models.kernels.lda_mean_field`.
 
 Source: Kingma and Welling (2014), ICLR; Srivastava and Sutton (2017), ICLR, for topics.
