@@ -322,7 +322,7 @@ def curve(**changes: Any) -> Figure:
 def test_a_learning_curve_says_what_was_kept_and_how_rows_apart_were_told() -> None:
     figure = curve()
     assert "exact" in figure.caption
-    assert "−5.00 ± 0.10 nats on rows fitted and −6.00 ± 0.30 nats on rows kept apart" in (
+    assert "−5.0 ± 0.1 nats on rows fitted and −6.0 ± 0.3 nats on rows kept apart" in (
         figure.caption
     )
     assert figure.caption.endswith("no over-fitting shows.")
