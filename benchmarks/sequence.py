@@ -236,7 +236,8 @@ def _images(
     row: str, data: str, network: Sequence, by_pixel: Method, machine: str, templates: int
 ) -> None:
     """Nats per image of three stories on one split."""
-    task = prepare(network, f"{data}:codec=raster,levels=2", holdout=None)
+    joint = "," if ":" in data else ":"
+    task = prepare(network, f"{data}{joint}codec=raster,levels=2", holdout=None)
     found = scored(task, by_pixel)
     print(
         f"{row}  LSTM {network.n_hidden}, map: {-found.per_example:.2f} nats per image, exact, "
