@@ -13,8 +13,9 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from storyzoo.story import Data, Story
+from storyzoo.story import Data, Expectation, Story
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,29 @@ class BernoulliMixture(Story):
         rate = 0.25 * some + 0.75 * v.mean(0).clamp(0.01, 0.99)
         return {"weight": torch.full((k,), 1 / k).to(v), "rate": rate}
 
+    def expect(self, latents: Mapping[str, Tensor], data: Data, hard: bool) -> Expectation:
+        """Images (K,) and ink (K, V) that fall to each template; none is held by template."""
+        joint = self._log_joint(latents, data["v"])
+        total, shares = joint.logsumexp(1).sum(), joint.softmax(1)
+        if hard:
+            best = joint.max(1)
+            total, shares = best.values.sum(), one_hot(best.indices, joint.shape[1]).to(joint)
+        return Expectation(total, {"count": shares.sum(0), "ink": shares.T @ data["v"]})
+
     def maximise(
         self, expected: Mapping[str, Tensor], data: Data, prior: bool
     ) -> dict[str, Tensor]:
         """Counts, and what the prior adds to them."""
-        shares = expected["z"]
-        count, extra = shares.sum(1), self.prior - 1 if prior else 0.0
-        rate = (shares @ data["v"] + extra) / (count[:, None] + 2 * extra)
+        count, extra = expected["count"], self.prior - 1 if prior else 0.0
+        rate = (expected["ink"] + extra) / (count[:, None] + 2 * extra)
         weight = count + (1.0 if prior else 0.0)
         return {"weight": weight / weight.sum(), "rate": rate}
 
     def marginal(self, latents: Mapping[str, Tensor], data: Data) -> Tensor:
         """``log sum_k weight_k prod_d rate_kd^v_nd (1 - rate_kd)^(1 - v_nd)``: (N,), nats."""
-        rate, v = latents["rate"], data["v"]
-        ink = v @ (rate.log() - (-rate).log1p()).T + (-rate).log1p().sum(1)
-        return (ink + latents["weight"].log()).logsumexp(1)
+        return self._log_joint(latents, data["v"]).logsumexp(1)
+
+    def _log_joint(self, latents: Mapping[str, Tensor], v: Tensor) -> Tensor:
+        rate = latents["rate"]
+        ink, paper = rate.log(), (-rate).log1p()
+        return v @ (ink - paper).T + paper.sum(1) + latents["weight"].log()
