@@ -648,7 +648,7 @@ PROBLEMS = {
                 ),
                 Setting(
                     SGLD(chains=8, draws=3, thin=200, warmup=10_000),
-                    "8 chains, 24 draws averaged", promised=True,
+                    "8 chains, 24 draws averaged",
                 ),
                 Setting(Contrastive(), "defaults, one start"),
             ),
